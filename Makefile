@@ -1,0 +1,142 @@
+# Every command sets up what it needs: a fresh machine with python3, a C++ compiler and make is
+# enough for `make demo` and `make test`. What stands already is not done again.
+
+PYTHON ?= python3
+VENV   ?= .venv
+# Handed to pip. PyPI's Linux build for x86-64 brings CUDA (several GB); the CPU build is smaller:
+# name its index, which pytorch.org tells, in PIP_EXTRA_INDEX_URL.
+TORCH  ?= torch==2.13.0
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install
+CMAKE = CXX="$$($(BIN)/python build_tools/preflight.py compiler)" $(BIN)/cmake -S . -G Ninja \
+	-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DSEQ2SEQ_EXT_MODULE=OFF -DSEQ2SEQ_EXT_TESTS=ON
+
+BUILD_EXT = PATH="$(abspath $(BIN)):$$PATH" python setup.py --quiet build_ext --inplace
+
+BUILD_FILES := pyproject.toml setup.py CMakeLists.txt $(wildcard cmake/* build_tools/*.py)
+CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h)
+
+# Stamps: an empty file in the environment per step that is done.
+TORCH_STAMP := $(VENV)/.stamp-$(subst /,-,$(subst =,-,$(firstword $(TORCH))))
+DEMO_STAMP := $(VENV)/.stamp-demo
+DEV_STAMP := $(VENV)/.stamp-dev
+EXTENSION_STAMP := $(VENV)/.stamp-extension
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test test-cpp test-python lint format sanitize bench wheel sdist check-wheel \
+	cross-check build setup clean distclean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- what a newcomer runs -------------------------------------------------------------------------
+
+demo: $(DEMO_STAMP) ## learn English plurals in a minute, and show what was learnt
+	$(BIN)/seq2seq-ext demo plural
+
+test: test-cpp test-python ## every test: the C++ kernels, then the Python package
+
+# --- development ----------------------------------------------------------------------------------
+
+setup: $(EXTENSION_STAMP) ## the development environment in .venv, nothing more
+
+build: $(DEV_STAMP) ## compile what changed, in place
+	$(BUILD_EXT)
+
+test-cpp: $(DEV_STAMP) ## the kernels alone, on every instruction set of this machine
+	$(CMAKE) -B build/tests
+	$(BIN)/cmake --build build/tests
+	$(BIN)/ctest --test-dir build/tests --output-on-failure
+
+test-python: $(EXTENSION_STAMP) ## pytest; PYTEST_ARGS="-k lstm -x" chooses
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+sanitize: $(DEV_STAMP) ## the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(CMAKE) -B build/sanitize -DSEQ2SEQ_EXT_SANITIZE=address,undefined \
+		-DCMAKE_BUILD_TYPE=RelWithDebInfo
+	$(BIN)/cmake --build build/sanitize
+	UBSAN_OPTIONS=print_stacktrace=1 $(BIN)/ctest --test-dir build/sanitize --output-on-failure
+
+lint: $(DEV_STAMP) ## ruff, clang-format and mypy --strict; changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	$(BIN)/mypy --strict seq2seq_ext
+
+format: $(DEV_STAMP) ## let ruff and clang-format write
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+bench: $(EXTENSION_STAMP) ## the benchmarks, ours and the peers in one run
+	$(BIN)/python -m pytest benchmarks --benchmark-only $(PYTEST_ARGS)
+
+cross-check: $(DEV_STAMP) ## compile the kernels for aarch64, and test them where qemu-user is there
+	$(CMAKE) -B build/aarch64 --toolchain cmake/aarch64-linux-gnu.cmake
+	$(BIN)/cmake --build build/aarch64
+	if command -v qemu-aarch64 >/dev/null || command -v qemu-aarch64-static >/dev/null; then \
+		$(BIN)/ctest --test-dir build/aarch64 --output-on-failure; fi
+
+# --- packages -------------------------------------------------------------------------------------
+
+wheel: $(TORCH_STAMP) ## dist/*.whl
+	rm -f dist/*.whl
+	$(BIN)/python -m pip --disable-pip-version-check wheel --no-deps --wheel-dir dist .
+
+sdist: $(DEV_STAMP) ## dist/*.tar.gz
+	rm -f dist/*.tar.gz
+	$(BIN)/python -m build --no-isolation --sdist --outdir dist
+
+check-wheel: wheel ## test the wheel in a fresh environment, away from the source tree
+	rm -rf build/check-wheel
+	$(PYTHON) -m venv build/check-wheel/venv
+	build/check-wheel/venv/bin/python -m pip --disable-pip-version-check install $(TORCH)
+	build/check-wheel/venv/bin/python -m pip --disable-pip-version-check install \
+		"$$(echo dist/*.whl)[test]"
+	mkdir build/check-wheel/run
+	cp -r tests pyproject.toml build/check-wheel/run
+	cd build/check-wheel/run && ../venv/bin/python -m pytest tests $(PYTEST_ARGS)
+
+clean: ## remove what was built
+	rm -rf build dist *.egg-info seq2seq_ext/_C.*.so $(EXTENSION_STAMP) $(DEV_STAMP) $(DEMO_STAMP)
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment and the tools' caches as well
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+
+# --- set-up ---------------------------------------------------------------------------------------
+
+$(BIN)/pip:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "'$(PYTHON)' is not in PATH. Install Python 3.10 or newer, or name another:" \
+			"make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "Python 3.10 or newer is needed, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+			"Name another: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "'$(PYTHON)' cannot make virtual environments: its module ensurepip is missing." \
+			"On Debian and Ubuntu: apt install python3-venv. Or name another Python:" \
+			"make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) build_tools/preflight.py compiler >/dev/null
+	$(PYTHON) -m venv $(VENV)
+
+$(TORCH_STAMP): | $(BIN)/pip
+	$(PIP) 'pip>=21.3' $(TORCH)
+	@rm -f $(VENV)/.stamp-*
+	@touch $@
+
+$(DEMO_STAMP): $(TORCH_STAMP) $(BUILD_FILES) $(CXX_FILES)
+	$(PIP) -e '.[demo]'
+	@touch $@
+
+$(DEV_STAMP): $(TORCH_STAMP) $(BUILD_FILES)
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+$(EXTENSION_STAMP): $(DEV_STAMP) $(CXX_FILES)
+	$(BUILD_EXT)
+	@touch $@

@@ -1,0 +1,400 @@
+// Backward: only the recurrence of dh is sequential. It runs the steps in the opposite order and
+// leaves every step's gate gradients behind; the gradients of weights and input are then products
+// over all steps at once, shared by the whole team.
+
+template <Cell cell, typename T>
+class LayerBackward {
+  using P_ = Panel<cell>;
+  static constexpr int64_t W = kLanes<T>;
+  static constexpr int64_t kColumns = kPlainColumns<T>;
+  static constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
+
+ public:
+  LayerBackward(const Backward<T>& f, Arena& arena, int64_t max_input)
+      : f_(f),
+        s_(f.sequence),
+        H_(f.H),
+        Hp_(padded_units(f.H)),
+        P_size_(f.P),
+        projected_(f.weights[0].w_hr != nullptr),
+        unit_panels_(panels_of(Hp_, kColumns)),
+        state_panels_(panels_of(padded_units(f.P), kColumns)),
+        ldg_(P_::kSlots * Hp_),
+        ldh_(state_panels_ * kColumns + kUnitPadding),
+        ldc_(unit_panels_ * kColumns + kUnitPadding) {
+    d_gates_ = arena.take<T>(s_.N * ldg_);
+    d_h_ = arena.take<T>(s_.B * ldh_);
+    if (cell == Cell::kLstm) d_c_ = arena.take<T>(s_.B * ldc_);
+    if (projected_ || kTwoPhases) {
+      d_inner_ = arena.take<T>(s_.B * ldc_);
+      inner_ = arena.take<T>(s_.N * Hp_);
+    }
+    if (projected_) {
+      d_out_ = arena.take<T>(s_.N * ldh_);
+      w_hr_ = arena.take<T>(unit_panels_ * f.P * kColumns);
+    }
+    w_hh_ = arena.take<T>(state_panels_ * P_::kStateSlots * Hp_ * kColumns);
+    if (kTwoPhases) w_hn_ = arena.take<T>(state_panels_ * Hp_ * kColumns);
+    w_ih_ = arena.take<T>(panels_of(max_input, kColumns) * P_::kInputSlots * Hp_ * kColumns);
+  }
+
+  // Turns to layer l, direction d, whose outputs are `y` with gradients `d_y`. Every member does so,
+  // also those that leave run() to others.
+  void bind(int64_t l, int64_t d, Rows<const T> y, Rows<const T> d_y) {
+    const int64_t index = l * f_.D + d;
+    reserve_ = f_.reserve + index * s_.N * reserve_slots(cell) * Hp_;
+    y_ = y;
+    y_.base += d * P_size_;
+    d_y_ = d_y;
+    if (d_y_) d_y_.base += d * P_size_;
+    h_0_ = f_.h_0 + index * s_.B * P_size_;
+    c_0_ = cell == Cell::kLstm ? f_.c_0 + index * s_.B * H_ : nullptr;
+  }
+
+  // The recurrence.
+  void run(int64_t l, int64_t d, const Member& member) {
+    const int64_t index = l * f_.D + d;
+    const Weights<const T>& w = f_.weights[index];
+    const Walk walk(s_, d == 1);
+    const OwnRows own(f_.plan, member);
+
+    const auto states = member.share(state_panels_);
+    for (int64_t q = states.begin; q < states.end; ++q) {
+      pack_gates(w.w_hh, P_size_, P_::kStateSlot, P_::kStateSlots, q, w_hh_);
+      if (kTwoPhases) pack_gates(w.w_hh, P_size_, 0, 1, q, w_hn_);
+    }
+    if (projected_) {
+      const auto units = member.share(unit_panels_);
+      for (int64_t q = units.begin; q < units.end; ++q)
+        for (int64_t k = 0; k < P_size_; ++k)
+          copy_columns(w.w_hr + k * H_, H_, q, w_hr_ + (q * P_size_ + k) * kColumns);
+    }
+    const auto rows = member.share(s_.B);
+    for (int64_t b = rows.begin; b < rows.end; ++b) {
+      const int64_t source = walk.source(b);
+      fill_row(f_.d_h_n ? f_.d_h_n + (index * s_.B + source) * P_size_ : nullptr, P_size_, d_h_ + b * ldh_, ldh_);
+      if (d_c_) fill_row(f_.d_c_n ? f_.d_c_n + (index * s_.B + source) * H_ : nullptr, H_, d_c_ + b * ldc_, ldc_);
+    }
+    member.sync();
+
+    const bool split = f_.plan.split_units;
+    const Member::Range all_units{0, unit_panels_}, all_states{0, state_panels_};
+    const Work work{own, walk, member, split ? member.share(unit_panels_) : all_units, split ? states : all_states};
+    for (int64_t step = s_.T - 1; step >= 0; --step) {
+      const int64_t t = walk.time(step);
+      retreat(work, t, own.count(s_.active[t]));
+    }
+    member.sync();
+    for (int64_t b = rows.begin; b < rows.end; ++b) {
+      const int64_t source = walk.source(b);
+      std::copy(d_h_ + b * ldh_, d_h_ + b * ldh_ + P_size_, f_.d_h_0 + (index * s_.B + source) * P_size_);
+      if (d_c_) std::copy(d_c_ + b * ldc_, d_c_ + b * ldc_ + H_, f_.d_c_0 + (index * s_.B + source) * H_);
+    }
+  }
+
+  // This member's share of the weight gradients, once every member has left run().
+  void weight_gradients(int64_t l, int64_t d, const LayerInput<T>& input, const Member& member, T* transposed,
+                        T* sums, T* scratch) const {
+    const Weights<T>& dw = f_.d_weights[l * f_.D + d];
+    const Walk walk(s_, d == 1);
+    const auto none = [](int64_t) -> const T* { return nullptr; };
+    const auto x = [&](int64_t r) { return input.rows(r); };
+    const auto mask = [&](int64_t r) { return input.mask ? input.mask(r) : nullptr; };
+    const auto inner = [&](int64_t r) { return inner_ + r * Hp_; };
+    // The step of compact row r is found by walking along with it: rows come in order.
+    int64_t t = 0;
+    const auto h = [&](int64_t r) {
+      if (t >= s_.T || r < s_.offset[t]) t = 0;
+      while (r >= s_.offset[t] + s_.active[t]) ++t;
+      return previous_h(walk, t, r - s_.offset[t], r);
+    };
+    const auto gate_row = [&](int slot0) {
+      return [this, slot0](int64_t c) {
+        const int64_t unit = c % Hp_;
+        return unit < H_ ? P_::kGate[slot0 + c / Hp_] * H_ + unit : int64_t{-1};
+      };
+    };
+    const auto product = [&](const T* from, int64_t ldd, int64_t columns, int64_t features, const auto& row,
+                             const auto& scale, const auto& target, T* weight, T* bias, T* second_bias) {
+      if (!weight && !bias && !second_bias) return;
+      const GradientProduct<T> p{s_.N, from, ldd, columns, weight ? features : 0, transposed, sums};
+      const auto share = member.share(panels_of(columns, kColumns));
+      gradient_product(p, share.begin, share.end, row, scale, scratch);
+      if (weight) write_gradient(p, share.begin, share.end, target, weight);
+      if (bias) write_sums(p, share.begin, share.end, target, bias);
+      if (second_bias) write_sums(p, share.begin, share.end, target, second_bias);
+      member.sync();  // `transposed` is used again, with other shares
+    };
+    // Only the n of GRU has different gradients for its two biases.
+    constexpr bool kApart = cell == Cell::kGru;
+    product(d_gates_, ldg_, P_::kInputSlots * Hp_, input.size, x, mask, gate_row(0), dw.w_ih, dw.b_ih,
+            kApart ? nullptr : dw.b_hh);
+    product(d_gates_ + P_::kStateSlot * Hp_, ldg_, P_::kStateSlots * Hp_, P_size_, h, none,
+            gate_row(P_::kStateSlot), dw.w_hh, kApart ? dw.b_hh : nullptr, nullptr);
+    if (kTwoPhases) product(d_gates_, ldg_, Hp_, P_size_, inner, none, gate_row(0), dw.w_hh, nullptr, nullptr);
+    if (projected_) {
+      product(d_out_, ldh_, P_size_, H_, inner, none, [](int64_t c) { return c; }, dw.w_hr, nullptr, nullptr);
+    }
+  }
+
+  void pack_input_weights(int64_t l, int64_t d, int64_t I, const Member& member) {
+    const auto share = member.share(panels_of(I, kColumns));
+    for (int64_t q = share.begin; q < share.end; ++q)
+      pack_gates(f_.weights[l * f_.D + d].w_ih, I, 0, P_::kInputSlots, q, w_ih_);
+  }
+
+  // C (rows x padded I) (+)= gate gradients of compact rows [r, r + count) times W_ih.
+  void input_gradient(int64_t r, int64_t count, int64_t I, bool accumulate, T* c, T* scratch) const {
+    const T* rows[kBlockRows];
+    for (int64_t m = 0; m < count; ++m) rows[m] = d_gates_ + (r + m) * ldg_;
+    const int64_t panels = panels_of(I, kColumns);
+    const int64_t K = P_::kInputSlots * Hp_;
+    large_product<T, kPlainVectors>(
+        {count, K, panels, rows, nullptr, w_ih_, K * kColumns, c, panels * kColumns, kColumns, accumulate, scratch});
+  }
+
+ private:
+  struct Work {
+    OwnRows own;
+    const Walk& walk;
+    const Member& member;
+    Member::Range units;   // plain panels of hidden units
+    Member::Range states;  // plain panels of outputs
+  };
+
+  static void fill_row(const T* from, int64_t count, T* to, int64_t size) {
+    std::fill(to, to + size, T(0));
+    if (from) std::copy(from, from + count, to);
+  }
+
+  // Columns of plain panel q of a row of `width`, zeros behind its end.
+  static void copy_columns(const T* row, int64_t width, int64_t q, T* to) {
+    const int64_t count = std::clamp<int64_t>(width - q * kColumns, 0, kColumns);
+    std::copy(row + q * kColumns, row + q * kColumns + count, to);
+    std::fill(to + count, to + kColumns, T(0));
+  }
+
+  // Panel q of weights (G*H, width) as right-hand side of a product over gate gradients: the K rows
+  // are (slot, padded unit), in the order in which d_gates has them.
+  void pack_gates(const T* w, int64_t width, int slot0, int slots, int64_t q, T* packed) const {
+    T* to = packed + q * slots * Hp_ * kColumns;
+    for (int slot = slot0; slot < slot0 + slots; ++slot) {
+      const T* rows = w + P_::kGate[slot] * H_ * width;
+      for (int64_t u = 0; u < Hp_; ++u, to += kColumns) {
+        copy_columns(rows + std::min(u, H_ - 1) * width, u < H_ ? width : 0, q, to);
+      }
+    }
+  }
+
+  const T* kept(int64_t r, int slot, int64_t unit) const {
+    return reserve_ + (r * reserve_slots(cell) + slot) * Hp_ + unit;
+  }
+  T* d_gate(int64_t r, int slot, int64_t unit) const { return d_gates_ + r * ldg_ + slot * Hp_ + unit; }
+
+  // The state that entered step (t, b) = r: null where a reset made it zero.
+  const T* previous_h(const Walk& walk, int64_t t, int64_t b, int64_t r) const {
+    if (walk.resets(r)) return nullptr;
+    return walk.has_previous(t, b) ? y_(walk.previous(t, b)) : h_0_ + walk.source(b) * P_size_;
+  }
+
+  // All rows of one step, against the order of reading.
+  void retreat(const Work& work, int64_t t, int64_t rows) const {
+    if (rows == 0 && !f_.plan.split_units) return;
+    const int64_t first = work.own.first, step = work.own.step;
+    const int64_t r0 = s_.offset[t] + first;
+    const int64_t begin = work.units.begin * kColumns, end = std::min(work.units.end * kColumns, Hp_);
+    if (projected_) {
+      for (int64_t j = 0; j < rows; ++j) {
+        const int64_t b = first + j * step, r = r0 + j * step;
+        for (int64_t unit = work.states.begin * kColumns; unit < work.states.end * kColumns; unit += W) {
+          store(d_out_ + r * ldh_ + unit, output_gradient(b, r, unit));
+        }
+      }
+      sync(work);
+      for (int64_t q = work.units.begin; q < work.units.end; ++q) {
+        panel_product<T, kPlainVectors>(
+            rows, {P_size_, d_out_ + r0 * ldh_, step * ldh_, w_hr_ + q * P_size_ * kColumns,
+                   d_inner_ + first * ldc_ + q * kColumns, step * ldc_, false});
+      }
+    }
+    for (int64_t j = 0; j < rows; ++j) {
+      const int64_t b = first + j * step;
+      gates(work.walk, t, b, s_.offset[t] + b, begin, end);
+    }
+    sync(work);
+    if constexpr (kTwoPhases) {
+      for (int64_t q = work.units.begin; q < work.units.end; ++q) {
+        panel_product<T, kPlainVectors>(rows, {Hp_, d_gate(r0, 0, 0), step * ldg_, w_hn_ + q * Hp_ * kColumns,
+                                               d_inner_ + first * ldc_ + q * kColumns, step * ldc_, false});
+      }
+      for (int64_t j = 0; j < rows; ++j) {
+        const int64_t b = first + j * step;
+        reset_gate(work.walk, t, b, s_.offset[t] + b, begin, end);
+      }
+      sync(work);
+    }
+    // LSTM and RNN: dh = d_gates W_hh. GRU adds it to z dh, which gates() has left there.
+    constexpr bool kAdd = cell == Cell::kGru || kTwoPhases;
+    constexpr int64_t K = P_::kStateSlots;
+    for (int64_t q = work.states.begin; q < work.states.end; ++q) {
+      panel_product<T, kPlainVectors>(rows, {K * Hp_, d_gate(r0, P_::kStateSlot, 0), step * ldg_,
+                                             w_hh_ + q * K * Hp_ * kColumns, d_h_ + first * ldh_ + q * kColumns,
+                                             step * ldh_, kAdd});
+    }
+    if (s_.reset) {
+      for (int64_t j = 0; j < rows; ++j) {
+        if (!work.walk.resets(r0 + j * step)) continue;
+        T* row = d_h_ + (first + j * step) * ldh_;
+        std::fill(row + work.states.begin * kColumns, row + work.states.end * kColumns, T(0));
+      }
+    }
+  }
+
+  void sync(const Work& work) const {
+    if (f_.plan.split_units) work.member.sync();
+  }
+
+  ISA_INLINE Vec<T> output_gradient(int64_t b, int64_t r, int64_t unit) const {
+    const Vec<T> d_h = load(d_h_ + b * ldh_ + unit);
+    return d_y_ ? d_h + load_first(d_y_(r) + unit, std::max<int64_t>(P_size_ - unit, 0)) : d_h;
+  }
+
+  // Gate gradients of units [begin, end) of row r, and what of dh and dc goes past the weights.
+  void gates(const Walk& walk, int64_t t, int64_t b, int64_t r, int64_t begin, int64_t end) const {
+    const bool reset = walk.resets(r);
+    const bool inside = walk.has_previous(t, b);
+    const T* h_prev = previous_h(walk, t, b, r);
+    const T* c_prev = nullptr;
+    if (cell == Cell::kLstm && !reset) {
+      c_prev = inside ? kept(walk.previous(t, b), 4, 0) : c_0_ + walk.source(b) * H_;
+    }
+    for (int64_t unit = begin; unit < end; unit += W) {
+      const int64_t count = std::max<int64_t>(H_ - unit, 0);
+      const Vec<T> d_h = projected_ ? load(d_inner_ + b * ldc_ + unit) : output_gradient(b, r, unit);
+      if constexpr (cell == Cell::kLstm) {
+        const Vec<T> i = load(kept(r, 0, unit)), f = load(kept(r, 1, unit)), g = load(kept(r, 2, unit));
+        const Vec<T> o = load(kept(r, 3, unit)), tanh_c = tanh<T>(load(kept(r, 4, unit)));
+        const Vec<T> c = c_prev ? load_first(c_prev + unit, count) : Vec<T>{};
+        T* carried = d_c_ + b * ldc_ + unit;
+        const Vec<T> d_c = load(carried) + d_h * o * (T(1) - tanh_c * tanh_c);
+        store(d_gate(r, 0, unit), d_c * g * i * (T(1) - i));
+        store(d_gate(r, 1, unit), d_c * c * f * (T(1) - f));
+        store(d_gate(r, 2, unit), d_c * i * (T(1) - g * g));
+        store(d_gate(r, 3, unit), d_h * tanh_c * o * (T(1) - o));
+        store(carried, reset ? Vec<T>{} : d_c * f);
+        if (projected_) store(inner_ + r * Hp_ + unit, o * tanh_c);
+      } else if constexpr (cell == Cell::kGru) {
+        const Vec<T> r_ = load(kept(r, 0, unit)), z = load(kept(r, 1, unit));
+        const Vec<T> n = load(kept(r, 2, unit)), n_h = load(kept(r, 3, unit));
+        const Vec<T> h = h_prev ? load_first(h_prev + unit, count) : Vec<T>{};
+        const Vec<T> d_n = d_h * (T(1) - z) * (T(1) - n * n);
+        store(d_gate(r, 0, unit), d_n);
+        store(d_gate(r, 1, unit), d_n * n_h * r_ * (T(1) - r_));
+        store(d_gate(r, 2, unit), d_h * (h - n) * z * (T(1) - z));
+        store(d_gate(r, 3, unit), d_n * r_);
+        store(d_h_ + b * ldh_ + unit, d_h * z);
+      } else if constexpr (kTwoPhases) {
+        const Vec<T> r_ = load(kept(r, 0, unit)), z = load(kept(r, 1, unit)), n = load(kept(r, 2, unit));
+        const Vec<T> h = h_prev ? load_first(h_prev + unit, count) : Vec<T>{};
+        store(d_gate(r, 0, unit), d_h * (T(1) - z) * (T(1) - n * n));
+        store(d_gate(r, 2, unit), d_h * (h - n) * z * (T(1) - z));
+        store(inner_ + r * Hp_ + unit, r_ * h);
+        store(d_h_ + b * ldh_ + unit, d_h * z);
+      } else {
+        const Vec<T> h = load_first(y_(r) + unit, count);
+        store(d_gate(r, 0, unit), cell == Cell::kRnnTanh ? d_h * (T(1) - h * h) : (h > T(0) ? d_h : Vec<T>{}));
+      }
+    }
+  }
+
+  // Reset before: from the gradient of r h (in d_inner) those of r and of h.
+  void reset_gate(const Walk& walk, int64_t t, int64_t b, int64_t r, int64_t begin, int64_t end) const {
+    const T* h_prev = previous_h(walk, t, b, r);
+    for (int64_t unit = begin; unit < end; unit += W) {
+      const Vec<T> d_rh = load(d_inner_ + b * ldc_ + unit), r_ = load(kept(r, 0, unit));
+      const Vec<T> h = h_prev ? load_first(h_prev + unit, std::max<int64_t>(H_ - unit, 0)) : Vec<T>{};
+      store(d_gate(r, 1, unit), d_rh * h * r_ * (T(1) - r_));
+      T* d_h = d_h_ + b * ldh_ + unit;
+      store(d_h, load(d_h) + d_rh * r_);
+    }
+  }
+
+  const Backward<T>& f_;
+  const Sequence& s_;
+  const int64_t H_, Hp_, P_size_;
+  const bool projected_;
+  const int64_t unit_panels_, state_panels_, ldg_, ldh_, ldc_;
+  T* d_gates_;            // (N, slots, Hp)
+  T* d_h_;                // (B, ldh) carried from step to step
+  T* d_c_ = nullptr;      // (B, ldc)
+  T* d_inner_ = nullptr;  // (B, ldc) of o tanh(c) before the projection, or of r h with reset before
+  T* inner_ = nullptr;    // (N, Hp) o tanh(c), or r h
+  T* d_out_ = nullptr;    // (N, ldh) of the projected output
+  T* w_hr_ = nullptr;     // (unit panels, P, columns)
+  T* w_hh_;               // (state panels, state slots * Hp, columns)
+  T* w_hn_ = nullptr;     // (state panels, Hp, columns): reset before
+  T* w_ih_;               // (input panels, input slots * Hp, columns)
+  const T* reserve_;
+  Rows<const T> y_, d_y_;
+  const T *h_0_, *c_0_;
+};
+
+template <Cell cell, typename T>
+static size_t backward_stack(const Backward<T>& f, const Member* member, void* workspace) {
+  Arena arena(workspace);
+  const Sequence& s = f.sequence;
+  const int64_t max_input = largest_input(f);
+  const int64_t width = f.D * f.P;
+  LayerBackward<cell, T> direction0(f, arena, max_input);
+  LayerBackward<cell, T> direction1 = f.D == 2 ? LayerBackward<cell, T>(f, arena, max_input) : direction0;
+  LayerBackward<cell, T>* directions[2] = {&direction0, &direction1};
+  // Gradients of the inner layers' outputs: the one read and the one written.
+  T* inner[2] = {nullptr, nullptr};
+  for (int64_t i = 0; i < std::min<int64_t>(f.L - 1, 2); ++i) inner[i] = arena.take<T>(s.N * width);
+  const int64_t features = std::max({max_input, f.P, f.H});
+  const int64_t columns = round_up(Panel<cell>::kSlots * padded_units(f.H) + f.P, kPlainColumns<T>);
+  T* transposed = arena.take<T>(gradient_rows<T>(features) * columns);
+  T* sums = arena.take<T>(columns);
+  const int64_t block = kBlockRows * round_up(max_input, kPlainColumns<T>);
+  const int64_t scratch_size = std::max(gradient_scratch<T>(features), large_product_scratch<T>() + block);
+  T* scratch = arena.take<T>(f.plan.threads * scratch_size);
+  if (member == nullptr) return arena.used();
+  scratch += member->rank * scratch_size;
+
+  const T* kept = f.reserve + f.L * f.D * s.N * reserve_slots(cell) * padded_units(f.H);
+  for (int64_t l = f.L - 1; l >= 0; --l) {
+    const LayerInput<T> input = layer_input(f, l, l > 0 ? kept + (l - 1) * s.N * width : nullptr);
+    const bool top = l == f.L - 1;
+    const Rows<const T> y = top ? f.y : Rows<const T>{kept + l * s.N * width, nullptr, width};
+    const Rows<const T> d_y = top ? f.d_y : Rows<const T>{inner[l % 2], nullptr, width};
+    for (int64_t d = 0; d < f.D; ++d) {
+      Member group;
+      directions[d]->bind(l, d, y, d_y);
+      if (join_direction(f.D, d, *member, group)) directions[d]->run(l, d, group);
+    }
+    const Rows<T> d_x = l == 0 ? f.d_x : Rows<T>{inner[(l - 1) % 2], nullptr, width};
+    if (d_x)
+      for (int64_t d = 0; d < f.D; ++d) directions[d]->pack_input_weights(l, d, input.size, *member);
+    member->sync();
+    for (int64_t d = 0; d < f.D; ++d) {
+      directions[d]->weight_gradients(l, d, input, *member, transposed, sums, scratch);
+    }
+    if (d_x) {
+      T* c = scratch + large_product_scratch<T>();
+      const int64_t ldc = round_up(input.size, kPlainColumns<T>);
+      const auto share = member->share(panels_of(s.N, kBlockRows));
+      for (int64_t r = share.begin * kBlockRows; r < std::min(share.end * kBlockRows, s.N); r += kBlockRows) {
+        const int64_t count = std::min(kBlockRows, s.N - r);
+        for (int64_t d = 0; d < f.D; ++d) directions[d]->input_gradient(r, count, input.size, d > 0, c, scratch);
+        for (int64_t m = 0; m < count; ++m) {
+          T* to = d_x(r + m);
+          const T* from = c + m * ldc;
+          const T* mask = input.mask ? input.mask(r + m) : nullptr;
+          for (int64_t i = 0; i < input.size; ++i) to[i] = mask ? from[i] * mask[i] : from[i];
+        }
+      }
+    }
+    member->sync();
+  }
+  return arena.used();
+}

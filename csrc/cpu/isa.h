@@ -1,0 +1,29 @@
+// The kernels for one instruction set. Each isa_*.cpp defines ISA (a namespace), ISA_NAME,
+// ISA_VECTOR_BYTES and ISA_REGISTERS, sets the compiler's target, and includes this. Everything from
+// the standard library is included by isa_prelude.h before the target is set: an inline function of the
+// library compiled for AVX-512 here could otherwise be the copy that the linker keeps for all.
+
+namespace seq2seq_ext {
+namespace ISA {
+
+#define ISA_INLINE inline __attribute__((always_inline))
+
+#include "vec.h"
+// needs vec.h
+#include "math.h"
+// needs vec.h
+#include "gemm.h"
+// needs gemm.h
+#include "engine.h"
+#include "gradients.h"
+// need all of the above
+#include "backward.h"
+#include "forward.h"
+// needs forward.h and backward.h
+#include "entry.h"
+
+#undef ISA_INLINE
+
+}  // namespace ISA
+
+}  // namespace seq2seq_ext

@@ -1,0 +1,10 @@
+// All that the kernels use from outside, to be included before a target is set: see isa.h.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "dispatch.h"
+#include "kernels.h"

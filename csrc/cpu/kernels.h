@@ -1,0 +1,136 @@
+// What a caller hands to the CPU kernels: plain sizes and pointers, no torch. One `Kernels` table
+// exists per instruction set; dispatch.cpp picks one when the library is loaded.
+//
+// Sizes: T time steps, B batch rows, N valid steps of all rows together, I input features, H hidden
+// units, P output features of a cell (H, or proj_size), L layers, D directions, G gates.
+//
+// Compact order. Kernels see the batch sorted by descending length, and of the T x B steps only
+// the N valid ones: at step t the rows 0 .. active[t]-1 run, and step (t, b) is compact row
+// r = offset[t] + b. This is the order of torch's PackedSequence, so packed input is read in
+// place, and padding costs nothing in any of the kernels.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "team.h"
+
+namespace seq2seq_ext {
+
+enum class Cell { kLstm, kGru, kGruResetBefore, kRnnTanh, kRnnRelu };
+
+// Gates that a cell's weight matrices hold.
+constexpr int64_t num_gates(Cell cell) {
+  return cell == Cell::kLstm ? 4 : cell == Cell::kGru || cell == Cell::kGruResetBefore ? 3 : 1;
+}
+
+// Values per hidden unit and step that backward needs beside the outputs. LSTM: i f g o c;
+// GRU: r z n and W_hn h + b_hn; GRU with reset before: r z n; RNN: nothing.
+constexpr int64_t reserve_slots(Cell cell) {
+  return cell == Cell::kLstm ? 5 : cell == Cell::kGru ? 4 : cell == Cell::kGruResetBefore ? 3 : 0;
+}
+
+// Rows of the reserve are padded to this many units, on every instruction set, so that its size
+// can be known without asking which one runs.
+constexpr int64_t kUnitPadding = 16;
+constexpr int64_t padded_units(int64_t H) { return (H + kUnitPadding - 1) / kUnitPadding * kUnitPadding; }
+
+struct Sequence {
+  int64_t T, B, N;
+  const int64_t* active;  // (T) rows that run at step t, never increasing
+  const int64_t* offset;  // (T) compact row of step (t, 0)
+  const int64_t* source;  // (B) the caller's batch row of sorted row b; null: the same
+  const uint8_t* reset;   // (N) compact; not 0: the state entering this step is zero; null: none
+};
+
+// Where the features of compact row r lie: at base + offset[r], or at base + r * stride where
+// offset is null. A null base means that there is no such array.
+template <typename T>
+struct Rows {
+  T* base = nullptr;
+  const int64_t* offset = nullptr;  // (N) in elements
+  int64_t stride = 0;
+
+  T* operator()(int64_t r) const { return base + (offset ? offset[r] : r * stride); }
+  explicit operator bool() const { return base != nullptr; }
+};
+
+// The parameters of one direction of one layer, row-major and contiguous as torch keeps them.
+template <typename T>
+struct Weights {
+  T* w_ih;  // (G*H, I)
+  T* w_hh;  // (G*H, P)
+  T* b_ih;  // (G*H) or null
+  T* b_hh;  // (G*H) or null
+  T* w_hr;  // (P, H) or null: no projection
+};
+
+// How the work of one layer is laid on threads. Either each thread carries its own batch rows
+// through all steps and never waits (split_units = false), or all threads share every step, each
+// with its own hidden units, and meet at a barrier once a step.
+struct Plan {
+  int threads = 1;
+  bool split_units = false;
+};
+
+// A whole stack. Layer l, direction d has index l * D + d in weights, h_0, c_0, h_n, c_n.
+template <typename T>
+struct Stack {
+  Cell cell;
+  int64_t L, D, I, H, P;
+  Sequence sequence;
+  Plan plan;
+  const Weights<const T>* weights;  // (L*D)
+  Rows<const T> x;                  // N rows of I
+  Rows<const T> dropout_mask;       // N rows of D*P: of layer 0; layer l lies mask_layer further
+  int64_t mask_layer;
+  const T* h_0;  // (L*D, B, P)
+  const T* c_0;  // (L*D, B, H), LSTM only
+};
+
+template <typename T>
+struct Forward : Stack<T> {
+  Rows<T> y;   // N rows of D*P
+  T* h_n;      // (L*D, B, P)
+  T* c_n;      // (L*D, B, H), LSTM only
+  T* reserve;  // see reserve_size, or null: nothing is kept for backward
+};
+
+template <typename T>
+struct Backward : Stack<T> {
+  Rows<const T> y;
+  const T* reserve;
+  Rows<const T> d_y;  // N rows of D*P; null base: zero
+  const T* d_h_n;     // (L*D, B, P) or null: zero
+  const T* d_c_n;     // (L*D, B, H) or null: zero
+  Rows<T> d_x;        // N rows of I; null base: not wanted
+  T* d_h_0;           // (L*D, B, P)
+  T* d_c_0;           // (L*D, B, H), LSTM only
+  const Weights<T>* d_weights;  // (L*D), every pointer null where that gradient is not wanted
+};
+
+// Elements of the reserve for N steps: the cells' slots (L*D, N, slots, padded H), then the
+// outputs of all layers but the last (L-1, N, D*P).
+inline int64_t reserve_size(Cell cell, int64_t L, int64_t D, int64_t N, int64_t H, int64_t P) {
+  return L * D * N * reserve_slots(cell) * padded_units(H) + (L - 1) * N * D * P;
+}
+
+// The entry points of one instruction set. `*_workspace` gives the bytes of scratch, aligned to 64,
+// that the call needs; all members of the team make the call with the same arguments.
+struct Kernels {
+  const char* name;
+  int vector_bytes;
+  size_t (*forward_workspace_f32)(const Forward<float>&);
+  size_t (*forward_workspace_f64)(const Forward<double>&);
+  size_t (*backward_workspace_f32)(const Backward<float>&);
+  size_t (*backward_workspace_f64)(const Backward<double>&);
+  void (*forward_f32)(const Forward<float>&, const Member&, void* workspace);
+  void (*forward_f64)(const Forward<double>&, const Member&, void* workspace);
+  void (*backward_f32)(const Backward<float>&, const Member&, void* workspace);
+  void (*backward_f64)(const Backward<double>&, const Member&, void* workspace);
+  // y = f(x) over n values, for the tests of the vector mathematics: 0 exp, 1 tanh, 2 sigmoid.
+  void (*map_f32)(int function, int64_t n, const float* x, float* y);
+  void (*map_f64)(int function, int64_t n, const double* x, double* y);
+};
+
+}  // namespace seq2seq_ext

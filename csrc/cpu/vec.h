@@ -1,0 +1,62 @@
+// Vectors of one register, on GCC/Clang vector extensions: operators come from the compiler, and the
+// same source becomes SSE2, AVX2, AVX-512 or NEON with the target that the translation unit sets.
+// Included inside the namespace of one instruction set; ISA_VECTOR_BYTES is the register's width.
+
+template <typename T>
+struct VecOf {
+  typedef T type __attribute__((vector_size(ISA_VECTOR_BYTES)));
+};
+template <typename T>
+using Vec = typename VecOf<T>::type;
+
+template <typename T>
+inline constexpr int64_t kLanes = ISA_VECTOR_BYTES / sizeof(T);
+
+// The integer as wide as T, for looking at a float's bits.
+template <typename T>
+struct BitsOf;
+template <>
+struct BitsOf<float> {
+  using type = int32_t;
+};
+template <>
+struct BitsOf<double> {
+  using type = int64_t;
+};
+template <typename T>
+using Bits = typename BitsOf<T>::type;
+
+template <typename T>
+ISA_INLINE Vec<T> load(const T* p) {
+  Vec<T> v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <typename T>
+ISA_INLINE void store(T* p, Vec<T> v) {
+  __builtin_memcpy(p, &v, sizeof v);
+}
+
+// Subtracting zero changes no value, not even -0, so that this is one broadcast.
+template <typename T>
+ISA_INLINE Vec<T> broadcast(T x) {
+  return x - Vec<T>{};
+}
+
+// The first `count` lanes from p, the others zero; nothing behind p + count is touched.
+template <typename T>
+ISA_INLINE Vec<T> load_first(const T* p, int64_t count) {
+  if (count >= kLanes<T>) return load(p);
+  alignas(ISA_VECTOR_BYTES) T lanes[kLanes<T>] = {};
+  for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+
+template <typename T>
+ISA_INLINE void store_first(T* p, Vec<T> v, int64_t count) {
+  if (count >= kLanes<T>) return store(p, v);
+  alignas(ISA_VECTOR_BYTES) T lanes[kLanes<T>];
+  store(lanes, v);
+  for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
+}

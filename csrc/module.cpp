@@ -1,0 +1,49 @@
+// The control surface in Python: what was built, and which instruction set runs.
+//
+// No tensor passes through here. The ops reach Python through torch's dispatcher (ops.cpp), so this
+// file includes neither torch's headers nor a kernel's, and a change of torch leaves it alone.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+
+#include "build_config.h"
+#include "cpu/dispatch.h"
+
+namespace py = pybind11;
+using namespace pybind11::literals;
+
+namespace {
+
+py::dict build_info() {
+  return py::dict("version"_a = SEQ2SEQ_EXT_VERSION,                            //
+                  "compiler"_a = SEQ2SEQ_EXT_COMPILER,                          //
+                  "flags"_a = SEQ2SEQ_EXT_FLAGS,                                //
+                  "build_type"_a = SEQ2SEQ_EXT_BUILD_TYPE,                      //
+                  "processor"_a = SEQ2SEQ_EXT_PROCESSOR,                        //
+                  "torch_version"_a = SEQ2SEQ_EXT_TORCH_VERSION,                //
+                  "torch_target_version"_a = SEQ2SEQ_EXT_TORCH_TARGET_VERSION,  //
+                  "cuda"_a = py::none());
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Control surface of the compiled extension; the ops are under torch.ops.seq2seq_ext.";
+  m.attr("__version__") = SEQ2SEQ_EXT_VERSION;
+
+  m.def(
+      "build_info", &build_info,
+      "What this binary is: version, compiler, flags, build_type, processor, torch_version (whose "
+      "headers it was built with), torch_target_version (the oldest torch it loads with), cuda "
+      "(the architectures of the CUDA library, None in a CPU build).");
+
+  m.def("cpu_isa", &seq2seq_ext::cpu_isa, "Name of the instruction set that the kernels run on.");
+
+  m.def("available_cpu_isas", &seq2seq_ext::available_cpu_isas,
+        "Names of the instruction sets that this binary holds and this CPU runs, widest last.");
+
+  m.def("set_cpu_isa", &seq2seq_ext::set_cpu_isa, "name"_a,
+        "Makes the kernels run on the named instruction set from the next call on.\n\n"
+        "Raises ValueError or RuntimeError where this binary or this CPU lacks it.");
+}

@@ -1,0 +1,20 @@
+"""The compiled control surface (csrc/module.cpp). The ops are in `torch.ops.seq2seq_ext`."""
+
+from typing import TypedDict
+
+__version__: str
+
+class BuildInfo(TypedDict):
+    version: str
+    compiler: str
+    flags: str
+    build_type: str
+    processor: str
+    torch_version: str
+    torch_target_version: str
+    cuda: list[str] | None
+
+def build_info() -> BuildInfo: ...
+def cpu_isa() -> str: ...
+def available_cpu_isas() -> list[str]: ...
+def set_cpu_isa(name: str) -> None: ...

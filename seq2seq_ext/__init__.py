@@ -1,0 +1,60 @@
+"""The fastest recurrent layers that PyTorch can run, and the encoder-decoder toolkit on them.
+
+>>> import seq2seq_ext as s2s
+>>> lstm = s2s.LSTM(64, 128, num_layers=2)  # everything that torch.nn.LSTM is, faster
+>>> y, (h_n, c_n) = lstm(torch.randn(50, 8, 64), lengths=torch.randint(1, 51, (8,)))
+
+:func:`replace_modules` does the same to the layers of a model that exists.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch  # noqa: F401 - loads the libraries that the extension is linked with
+
+from seq2seq_ext import _C, functional, reference
+from seq2seq_ext._C import available_cpu_isas, cpu_isa, set_cpu_isa
+from seq2seq_ext.models import Decoder, Encoder, Seq2Seq, Seq2SeqConfig
+from seq2seq_ext.nn import (
+    GRU,
+    LSTM,
+    RNN,
+    GRUCell,
+    LSTMCell,
+    RNNCell,
+    replace_modules,
+    restore_modules,
+)
+
+__version__: str = _C.__version__
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Decoder",
+    "Encoder",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "Seq2Seq",
+    "Seq2SeqConfig",
+    "available_cpu_isas",
+    "build_info",
+    "cpu_isa",
+    "functional",
+    "reference",
+    "replace_modules",
+    "restore_modules",
+    "set_cpu_isa",
+]
+
+
+def build_info() -> dict[str, Any]:
+    """How the compiled part was built: version, compiler, flags, torch, CUDA architectures.
+
+    >>> build_info()["torch_target_version"]
+    '2.10'
+    """
+    return dict(_C.build_info())

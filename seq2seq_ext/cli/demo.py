@@ -1,0 +1,238 @@
+"""``seq2seq-ext demo``: learn English word forms, then show how well and how fast."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from seq2seq_ext import training
+from seq2seq_ext.cli.layer_table import layer_timings
+from seq2seq_ext.cli.numbers import non_negative_int, positive_float, positive_int
+from seq2seq_ext.data import PairDataset, Split, Vocabulary, split_pairs, word_pairs
+from seq2seq_ext.data.extras import check
+from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_SHOWN = 20
+_EPOCHS = {"plural": 10, "past": 16}
+_TRY = {"plural": "blog matrix", "past": "google outrun"}
+_DESCRIPTION = """\
+Learn English word forms character by character, from a context vector alone:
+
+  plural   noun to plural, 13,668 pairs     goose -> geese
+  past     verb to past tense, 6,414 pairs  teach -> taught
+
+The words come from the lexicon in the package lemminflect. A hash of each word puts it into the
+training, dev or test set; no test word is seen in training. Shown at the end are the figures on
+the test set, sample conversions, and our layers beside torch.nn's on this machine.
+"""
+
+
+def add_parser(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand ``demo``."""
+    parser = subcommands.add_parser(
+        "demo",
+        help="learn English plurals or past tenses in a minute",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "task", nargs="?", choices=sorted(_EPOCHS), default="plural", help="what to learn (plural)"
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="run folder (runs/TASK)")
+    parser.add_argument(
+        "--cell", choices=("lstm", "gru", "rnn"), default="gru", help="recurrent cell (gru)"
+    )
+    parser.add_argument(
+        "--hidden-size", type=positive_int, default=256, metavar="N", help="state size (256)"
+    )
+    parser.add_argument(
+        "--epochs",
+        type=positive_int,
+        metavar="N",
+        help="passes over the training words (plural {plural}, past {past})".format(**_EPOCHS),
+    )
+    parser.add_argument(
+        "--max-seconds",
+        type=positive_float,
+        default=55.0,
+        metavar="S",
+        help="stop training after S seconds even if epochs are left; the learning rate goes down "
+        "in time (55)",
+    )
+    parser.add_argument(
+        "--batch-size", type=positive_int, default=64, metavar="N", help="pairs a step (64)"
+    )
+    parser.add_argument(
+        "--learning-rate", type=positive_float, default=3e-3, metavar="R", help="its peak (0.003)"
+    )
+    parser.add_argument(
+        "--seed", type=non_negative_int, default=0, metavar="N", help="random seed (0)"
+    )
+    parser.add_argument(
+        "--threads", type=positive_int, metavar="N", help="CPU threads (torch's choice)"
+    )
+    parser.add_argument(
+        "--max-pairs",
+        type=positive_int,
+        metavar="N",
+        help="use the first N pairs of each set alone, for a quick trial",
+    )
+    parser.add_argument(
+        "--layer-seconds",
+        type=positive_float,
+        default=1.0,
+        metavar="S",
+        help="time for each row of the table of layers (1)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, measure, show, and write the run folder."""
+    for package in ("lightning", "rich", "safetensors", "lemminflect"):
+        check(package, extra="demo", purpose="the demo")
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    folder = Path(options.out or Path("runs") / options.task)
+    # Now, and not after a minute of training, is the time to learn that nothing can be kept.
+    folder.mkdir(parents=True, exist_ok=True)
+
+    split = split_pairs(word_pairs(options.task))
+    if options.max_pairs:
+        split = split._make(part[: options.max_pairs] for part in split)
+    source_vocabulary = Vocabulary.from_texts(source for source, _ in split.train)
+    target_vocabulary = Vocabulary.from_texts(target for _, target in split.train)
+    train_set, dev_set, test_set = (
+        PairDataset(part, source_vocabulary, target_vocabulary) for part in split
+    )
+
+    settings = training.TrainingOptions(
+        epochs=options.epochs or _EPOCHS[options.task],
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        max_seconds=options.max_seconds,
+        seed=options.seed,
+    )
+    torch.manual_seed(options.seed)
+    model = Seq2Seq(
+        Seq2SeqConfig(
+            source_vocab_size=len(source_vocabulary),
+            target_vocab_size=len(target_vocabulary),
+            cell=options.cell,
+            encoder_hidden_size=options.hidden_size,
+            decoder_hidden_size=options.hidden_size,
+            reverse_source=True,
+        )
+    )
+    _print_opening(console, options.task, split, model)
+    report = training.train(model, train_set, settings, console=console)
+    dev, test = training.evaluate(model, dev_set), training.evaluate(model, test_set)
+
+    trained = training.Run(
+        model,
+        source_vocabulary,
+        target_vocabulary,
+        settings={"task": options.task, "threads": torch.get_num_threads(), **asdict(settings)},
+        metrics={
+            "training": asdict(report),
+            "pairs": {name: len(part) for name, part in split._asdict().items()},
+            "dev": dev.figures(),
+            "test": test.figures(),
+        },
+    )
+    training.save_run(folder, trained)
+
+    _print_figures(console, test, len(test_set))
+    _print_samples(console, test_set, test, options.seed)
+    _print_layers(console, options.layer_seconds)
+    console.print(f"\nrun folder: {folder}")
+    console.print(f"try: seq2seq-ext translate {folder} {_TRY[options.task]}")
+    console.print(
+        f"exact match on {len(test_set):,} unseen words, free-running: "
+        f"{test.free_running.exact_match:.1%}, after {report.seconds:.0f} s of training "
+        f"({report.steps:,} steps, {report.epochs:.1f} epochs)"
+    )
+    return 0
+
+
+def _print_opening(console: Console, task: str, split: Split, model: Seq2Seq) -> None:
+    config, threads = model.config, torch.get_num_threads()
+    parameters = sum(p.numel() for p in model.parameters())
+    console.print(
+        f"{task}: {len(split.train):,} pairs to learn, {len(split.dev):,} dev, "
+        f"{len(split.test):,} test, no word in two sets"
+    )
+    console.print(
+        f"{config.cell.upper()} encoder and decoder of {config.encoder_hidden_size}, no attention, "
+        f"{parameters:,} parameters, {threads} thread{'s' if threads > 1 else ''}"
+    )
+
+
+def _print_figures(console: Console, test: training.Evaluation, words: int) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"\n{words:,} unseen words", title_justify="left", box=None)
+    for column in ("", "teacher-forced", "free-running"):
+        table.add_column(column, justify="right" if column else "left")
+    for label, name in (("exact match", "exact_match"), ("token accuracy", "token_accuracy")):
+        forced, free = getattr(test.teacher_forced, name), getattr(test.free_running, name)
+        table.add_row(label, f"{forced:.1%}", f"{free:.1%}")
+    console.print(table)
+
+
+def _print_samples(
+    console: Console, dataset: PairDataset, test: training.Evaluation, seed: int
+) -> None:
+    from rich.table import Table
+
+    table = Table(title="\nsample conversions", title_justify="left", box=None)
+    for column in ("", "word", "written", "right"):
+        table.add_column(column)
+    rows = random.Random(seed).sample(range(len(dataset)), min(_SHOWN, len(dataset)))
+    for row in rows:
+        source, target = dataset.pairs[row]
+        written = test.predictions[row]
+        right = written == target
+        table.add_row("" if right else "[red]wrong[/]", source, written, "" if right else target)
+    console.print(table)
+
+
+def _print_layers(console: Console, seconds: float) -> None:
+    from rich.table import Table
+
+    batch_size, time_steps, hidden_size = 32, 50, 256
+    table = Table(
+        title=f"\none layer, ms a call: batch {batch_size}, {time_steps} steps, "
+        f"hidden size {hidden_size}",
+        title_justify="left",
+        box=None,
+    )
+    table.add_column("", no_wrap=True)
+    for column in ("torch best", "median", "ours best", "median", "ratio of medians"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for timing in layer_timings(
+        batch_size=batch_size,
+        time_steps=time_steps,
+        hidden_size=hidden_size,
+        seconds=seconds,
+    ):
+        table.add_row(
+            f"{timing.layer} {timing.work}",
+            f"{timing.torch_best:.2f}",
+            f"{timing.torch_median:.2f}",
+            f"{timing.ours_best:.2f}",
+            f"{timing.ours_median:.2f}",
+            f"{timing.speedup:.2f}x",
+        )
+    console.print(table)

@@ -1,0 +1,466 @@
+r"""Recurrent layers as functions of their weights: ``lstm``, ``gru`` and ``rnn``.
+
+These carry what :class:`seq2seq_ext.LSTM`, :class:`seq2seq_ext.GRU` and :class:`seq2seq_ext.RNN`
+do beyond owning parameters: they accept every form of input that ``torch.nn`` accepts, name what
+is wrong with a bad one in the words of ``torch.nn``, draw the dropout between layers, and hand a
+time-major problem to the operator.  Checks are plain comparisons of sizes, made once per call and
+before any memory is touched; nothing here looks at the values of a tensor, so a compiler can trace
+it with any number of time steps and sequences.
+
+Sizes: T time steps, B sequences, I input features, H hidden units, P = ``proj_size`` or H, L
+layers, D directions.  For the equations see :mod:`seq2seq_ext.reference`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from seq2seq_ext import ops
+
+__all__ = ["gru", "lstm", "rnn"]
+
+Input = TypeVar("Input", Tensor, PackedSequence)
+
+_GATES = {"lstm": 4, "gru": 3, "gru_reset_before": 3, "rnn_tanh": 1, "rnn_relu": 1}
+_LAYER = {"lstm": "LSTM", "gru": "GRU", "gru_reset_before": "GRU"}  # the rest: "RNN"
+_DTYPES = (torch.float32, torch.float64)
+
+
+def lstm(
+    input: Input,
+    hx: Sequence[Tensor] | None,
+    weights: Sequence[Tensor],
+    *,
+    num_layers: int = 1,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    bidirectional: bool = False,
+    training: bool = False,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+) -> tuple[Input, tuple[Tensor, Tensor]]:
+    """Long short-term memory (Hochreiter & Schmidhuber 1997; Gers et al. 2000).
+
+    Args:
+        input: float32 or float64 of size (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one
+            sequence, or a :class:`~torch.nn.utils.rnn.PackedSequence`.
+        hx: the state before the first step, ``(h_0, c_0)`` of sizes (L*D, B, P) and (L*D, B, H),
+            without B for one sequence; zeros if None.
+        weights: per layer, per direction ``w_ih`` (4H, I or D*P), ``w_hh`` (4H, P), then
+            ``b_ih`` and ``b_hh`` (4H,) or neither, then ``w_hr`` (P, H) for a projection.
+        num_layers: L.
+        batch_first: whether the batch comes before the time in ``input`` and output.
+        dropout: probability of zeroing an element of the output of every layer but the last.
+        bidirectional: whether a second direction reads each sequence from its end.
+        training: whether dropout is applied.
+        lengths: integers of size (B,), each sequence's number of steps, 0 to T in any order; not
+            with a PackedSequence, which has its own.
+        resets: bool, sized like the time and batch axes of ``input`` (the rows of a
+            PackedSequence).  Where true, the state is zeroed before that step; in the reverse
+            direction, before that step in its own order of reading.
+
+    Returns:
+        ``output, (h_n, c_n)``: the last layer's hidden states in the form of ``input`` with D*P
+        features, 0 past a sequence's length; and the state after each sequence's last step, sized
+        like ``hx`` (for length 0, ``hx`` itself).
+
+    Raises:
+        TypeError: if an argument is not a tensor where one is wanted, or ``lengths`` or ``resets``
+            has a wrong dtype.
+        ValueError: if ``input`` has a wrong rank or a dtype other than the weights', or
+            ``lengths`` or ``resets`` a wrong size or value.
+        RuntimeError: if sizes, dtypes or devices do not fit, or T is 0.
+
+    >>> weights = [torch.zeros(8, 3), torch.zeros(8, 2)]
+    >>> output, (h_n, c_n) = lstm(torch.ones(5, 4, 3), None, weights)
+    >>> output.shape, h_n.shape
+    (torch.Size([5, 4, 2]), torch.Size([1, 4, 2]))
+    """
+    output, h_n, c_n = _forward(
+        "lstm",
+        input,
+        hx,
+        weights,
+        num_layers,
+        batch_first,
+        dropout if training else 0.0,
+        bidirectional,
+        lengths,
+        resets,
+    )
+    assert c_n is not None
+    return output, (h_n, c_n)
+
+
+def gru(
+    input: Input,
+    hx: Tensor | None,
+    weights: Sequence[Tensor],
+    *,
+    num_layers: int = 1,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    bidirectional: bool = False,
+    training: bool = False,
+    reset_after: bool = True,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+) -> tuple[Input, Tensor]:
+    """Gated recurrent unit (Cho et al. 2014).
+
+    Args:
+        input, num_layers, batch_first, dropout, bidirectional, training, lengths, resets: as for
+            :func:`lstm`.
+        hx: the state before the first step, (L*D, B, H), (L*D, H) for one sequence; zeros if None.
+        weights: per layer, per direction ``w_ih`` (3H, I or D*H), ``w_hh`` (3H, H), then
+            ``b_ih`` and ``b_hh`` (3H,) or neither.
+        reset_after: True applies the reset gate after the recurrent product, as ``torch.nn``
+            does; False before it, as the paper does.
+
+    Returns:
+        ``output, h_n``, as for :func:`lstm`.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`lstm`.
+
+    >>> weights = [torch.zeros(6, 3), torch.zeros(6, 2)]
+    >>> output, h_n = gru(torch.ones(5, 4, 3), torch.ones(1, 4, 2), weights)
+    >>> output[0, 0], output[1, 0]
+    (tensor([0.5000, 0.5000]), tensor([0.2500, 0.2500]))
+    """
+    output, h_n, _ = _forward(
+        "gru" if reset_after else "gru_reset_before",
+        input,
+        hx,
+        weights,
+        num_layers,
+        batch_first,
+        dropout if training else 0.0,
+        bidirectional,
+        lengths,
+        resets,
+    )
+    return output, h_n
+
+
+def rnn(
+    input: Input,
+    hx: Tensor | None,
+    weights: Sequence[Tensor],
+    *,
+    num_layers: int = 1,
+    nonlinearity: str = "tanh",
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    bidirectional: bool = False,
+    training: bool = False,
+    lengths: Tensor | None = None,
+    resets: Tensor | None = None,
+) -> tuple[Input, Tensor]:
+    """Simple recurrent network (Elman 1990).
+
+    Args:
+        input, num_layers, batch_first, dropout, bidirectional, training, lengths, resets: as for
+            :func:`lstm`.
+        hx: the state before the first step, (L*D, B, H), (L*D, H) for one sequence; zeros if None.
+        weights: per layer, per direction ``w_ih`` (H, I or D*H), ``w_hh`` (H, H), then
+            ``b_ih`` and ``b_hh`` (H,) or neither.
+        nonlinearity: ``"tanh"`` or ``"relu"``.
+
+    Returns:
+        ``output, h_n``, as for :func:`lstm`.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as :func:`lstm`; ValueError also for an unknown
+            ``nonlinearity``.
+
+    >>> output, h_n = rnn(torch.ones(3, 1), None, [torch.ones(1, 1)] * 2, nonlinearity="relu")
+    >>> output.squeeze(1)
+    tensor([1., 2., 3.])
+    """
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
+    output, h_n, _ = _forward(
+        "rnn_tanh" if nonlinearity == "tanh" else "rnn_relu",
+        input,
+        hx,
+        weights,
+        num_layers,
+        batch_first,
+        dropout if training else 0.0,
+        bidirectional,
+        lengths,
+        resets,
+    )
+    return output, h_n
+
+
+def _forward(
+    cell: str,
+    input: Input,
+    hx: Tensor | Sequence[Tensor] | None,
+    weights: Sequence[Tensor],
+    num_layers: int,
+    batch_first: bool,
+    dropout: float,
+    bidirectional: bool,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+) -> tuple[Input, Tensor, Tensor | None]:
+    h_0, c_0 = _split_state(cell, hx)
+    batch_sizes = sorted_indices = unsorted_indices = None
+    single = False
+    x: Tensor
+    if isinstance(input, PackedSequence):
+        x, batch_sizes, sorted_indices, unsorted_indices = input
+        if lengths is not None:
+            raise ValueError("lengths is for dense input; a PackedSequence has its own lengths")
+        if x.dim() != 2:
+            raise RuntimeError(f"input must have 2 dimensions, got {x.dim()}")
+        if batch_sizes.dim() != 1 or batch_sizes.dtype != torch.int64:
+            raise ValueError(
+                "batch_sizes of a PackedSequence must be 1-D of torch.int64, "
+                f"got {batch_sizes.dim()}-D of {batch_sizes.dtype}"
+            )
+        if batch_sizes.size(0) == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        B = int(batch_sizes[0])
+        if B < 0:
+            raise ValueError(f"batch_sizes of a PackedSequence must be positive, got {B}")
+    elif isinstance(input, Tensor):
+        x = input
+        rank = x.dim()
+        if rank != 3 and rank != 2:
+            raise ValueError(
+                f"{_name(cell)}: Expected input to be 2D or 3D, got {rank}D "
+                f"{'tensor ' if cell.startswith('rnn') else ''}instead"
+            )
+        single = rank == 2
+        if h_0 is not None and (h_0.dim() != rank or (c_0 is not None and c_0.dim() != rank)):
+            raise RuntimeError(_state_rank_error(rank, h_0, c_0))
+        if single:
+            x = x.unsqueeze(1)
+            h_0 = None if h_0 is None else h_0.unsqueeze(1)
+            c_0 = None if c_0 is None else c_0.unsqueeze(1)
+        elif batch_first:
+            x = x.transpose(0, 1)
+        if x.size(0) == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        B = x.size(1)
+    else:
+        raise TypeError(
+            f"{_name(cell)}: Expected input to be a Tensor or PackedSequence, "
+            f"got {type(input).__name__}"
+        )
+
+    if num_layers < 1:
+        raise ValueError(f"num_layers must be greater than zero, got {num_layers}")
+    if len(weights) < 2:
+        raise RuntimeError(f"weights must hold at least w_ih and w_hh, got {len(weights)} tensors")
+    w_ih, w_hh = weights[0], weights[1]
+    if not isinstance(w_ih, Tensor) or not isinstance(w_hh, Tensor):
+        raise TypeError(f"weights must be Tensors, got {_kind(weights)}")
+    if w_ih.dim() != 2 or w_hh.dim() != 2:
+        raise RuntimeError(
+            f"w_ih and w_hh must have 2 dimensions, got {w_ih.dim()} and {w_hh.dim()}"
+        )
+    dtype, device = w_ih.dtype, w_ih.device
+    if x.dtype != dtype:
+        x = _autocast(x, w_ih)
+    if dtype not in _DTYPES and device.type == "cpu":
+        raise RuntimeError(
+            f"{_name(cell)}: Expected float32 or float64 on the CPU, got {dtype}. Convert model "
+            "and input, or run float32 weights under torch.autocast"
+        )
+    if x.size(-1) != w_ih.size(1):
+        raise RuntimeError(
+            "input.size(-1) must be equal to input_size. "
+            f"Expected {w_ih.size(1)}, got {x.size(-1)}"
+        )
+    if x.device != device:
+        raise RuntimeError(
+            "Input and parameter tensors are not at the same device, "
+            f"found input tensor at {x.device} and parameter tensor at {device}"
+        )
+
+    if x.layout is not torch.strided:
+        raise RuntimeError(f"{_name(cell)}: Expected input to be dense, got {x.layout}")
+
+    H, P = w_hh.size(0) // _GATES[cell], w_hh.size(1)
+    D = 2 if bidirectional else 1
+    if h_0 is None:
+        h_0 = torch.zeros(num_layers * D, B, P, dtype=dtype, device=device)
+        if cell == "lstm":
+            # One block of zeros serves as both, since nothing writes to it.
+            c_0 = h_0 if P == H else h_0.new_zeros(num_layers * D, B, H)
+    else:
+        tuple_of = "hidden[0]" if c_0 is not None else "hidden"
+        h_0 = _check_state(h_0, (num_layers * D, B, P), tuple_of, w_ih)
+        if c_0 is not None:
+            c_0 = _check_state(c_0, (num_layers * D, B, H), "hidden[1]", w_ih)
+        if sorted_indices is not None:
+            h_0 = h_0.index_select(1, sorted_indices)
+            c_0 = None if c_0 is None else c_0.index_select(1, sorted_indices)
+
+    if lengths is not None:
+        lengths = _check_lengths(lengths, B, single)
+    if resets is not None:
+        resets = _check_resets(resets, x, single, batch_first)
+    dropout_mask = None
+    if dropout != 0.0 and num_layers > 1:
+        dropout_mask = _dropout_mask(dropout, num_layers, x, D * P)
+
+    y, h_n, c_n = ops.rnn(
+        x,
+        h_0,
+        c_0,
+        weights,
+        cell=cell,
+        num_layers=num_layers,
+        bidirectional=bidirectional,
+        lengths=lengths,
+        batch_sizes=batch_sizes,
+        resets=resets,
+        dropout_mask=dropout_mask,
+    )
+
+    if isinstance(input, PackedSequence):
+        if unsorted_indices is not None:
+            h_n = h_n.index_select(1, unsorted_indices)
+            c_n = None if c_n is None else c_n.index_select(1, unsorted_indices)
+        return PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices), h_n, c_n
+    if single:
+        return y.squeeze(1), h_n.squeeze(1), None if c_n is None else c_n.squeeze(1)
+    return y.transpose(0, 1) if batch_first else y, h_n, c_n
+
+
+def _name(cell: str) -> str:
+    return _LAYER.get(cell, "RNN")
+
+
+def _split_state(
+    cell: str, hx: Tensor | Sequence[Tensor] | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """``hx`` as (h_0, c_0); c_0 is None but for an LSTM."""
+    if hx is None:
+        return None, None
+    if cell != "lstm":
+        if not isinstance(hx, Tensor):
+            raise TypeError(
+                f"{_name(cell)}: Expected hx to be a Tensor or None, got {type(hx).__name__}"
+            )
+        return hx, None
+    if isinstance(hx, (tuple, list)):
+        if len(hx) != 2:
+            raise RuntimeError("lstm expects two hidden states")
+        h_0, c_0 = hx
+        if isinstance(h_0, Tensor) and isinstance(c_0, Tensor):
+            return h_0, c_0
+    raise TypeError(
+        f"LSTM: Expected hx to be a tuple of two Tensors (h_0, c_0) or None, got {_kind(hx)}"
+    )
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, (tuple, list)):
+        return f"{type(value).__name__} of ({', '.join(type(item).__name__ for item in value)})"
+    return type(value).__name__
+
+
+def _state_rank_error(rank: int, h_0: Tensor, c_0: Tensor | None) -> str:
+    form = "batched 3-D" if rank == 3 else "unbatched 2-D"
+    if c_0 is None:
+        return f"For {form} input, hx should also be {rank}-D but got {h_0.dim()}-D tensor"
+    return (
+        f"For {form} input, hx and cx should also be {rank}-D "
+        f"but got ({h_0.dim()}-D, {c_0.dim()}-D) tensors"
+    )
+
+
+def _autocast(x: Tensor, weight: Tensor) -> Tensor:
+    """``x`` in the dtype of the weights, where autocast is on and so an unequal one is no error."""
+    if x.is_floating_point() and torch.is_autocast_enabled(x.device.type):
+        return x.to(weight.dtype)
+    raise ValueError(
+        f"RNN input dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
+        f"Convert input: input.to({weight.dtype}), or convert model: model.to({x.dtype})"
+    )
+
+
+def _check_state(state: Tensor, size: tuple[int, int, int], name: str, weight: Tensor) -> Tensor:
+    if state.size() != size:
+        raise RuntimeError(f"Expected {name} size {size}, got {list(state.size())}")
+    if state.device != weight.device:
+        raise RuntimeError(
+            "Input and hidden tensors are not at the same device, "
+            f"found input tensor at {weight.device} and hidden tensor at {state.device}"
+        )
+    if state.layout is not torch.strided:
+        raise RuntimeError(f"Expected {name} to be dense, got {state.layout}")
+    if state.dtype != weight.dtype:
+        if state.is_floating_point() and torch.is_autocast_enabled(state.device.type):
+            return state.to(weight.dtype)
+        raise RuntimeError(f"Expected {name} dtype {weight.dtype}, got {state.dtype}")
+    return state
+
+
+def _check_lengths(lengths: Tensor, B: int, single: bool) -> Tensor:
+    """``lengths`` as the operator takes it; their values are checked there."""
+    if not isinstance(lengths, Tensor):
+        raise TypeError(f"lengths must be a Tensor of integers, got {type(lengths).__name__}")
+    if lengths.dtype != torch.int64:
+        if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+            raise TypeError(f"lengths must be a Tensor of integers, got {lengths.dtype}")
+        lengths = lengths.to(torch.int64)
+    if lengths.layout is not torch.strided:
+        raise TypeError(f"lengths must be a dense Tensor, got {lengths.layout}")
+    if single and lengths.dim() == 0:
+        lengths = lengths.unsqueeze(0)
+    if lengths.dim() != 1 or lengths.size(0) != B:
+        raise ValueError(
+            f"lengths must have size ({B},), one length for each sequence of the batch, "
+            f"got {tuple(lengths.shape)}"
+        )
+    return lengths if lengths.device.type == "cpu" else lengths.cpu()
+
+
+def _check_resets(resets: Tensor, x: Tensor, single: bool, batch_first: bool) -> Tensor:
+    """``resets`` in the order of ``x`` as the operator takes it: (T, B), or packed (N,)."""
+    if not isinstance(resets, Tensor):
+        raise TypeError(f"resets must be a Tensor of bool, got {type(resets).__name__}")
+    if resets.dtype != torch.bool:
+        raise TypeError(f"resets must be a Tensor of bool, got {resets.dtype}")
+    given = resets.shape
+    if single:
+        resets = resets.unsqueeze(-1)
+    elif batch_first and x.dim() == 3 and resets.dim() == 2:
+        resets = resets.transpose(0, 1)
+    if resets.shape != x.shape[:-1]:
+        size = list(x.shape[: 1 if single else -1])
+        raise ValueError(
+            "resets must be sized like the time and batch axes of the input, "
+            f"{tuple(reversed(size)) if batch_first else tuple(size)}, got {tuple(given)}"
+        )
+    if resets.device != x.device:
+        raise ValueError(f"resets must be on the input's device {x.device}, got {resets.device}")
+    return resets
+
+
+def _dropout_mask(p: float, num_layers: int, x: Tensor, features: int) -> Tensor:
+    """(L-1, T, B, D*P), or packed (L-1, N, D*P): 0 with probability p, otherwise 1/(1-p).
+
+    Drawn layer by layer as ``torch.nn`` draws it, so that one seed gives one result in both.
+    """
+    if not 0.0 <= p <= 1.0:
+        raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {p}")
+    mask = x.new_empty(num_layers - 1, *x.shape[:-1], features)
+    if p == 1.0:
+        return mask.zero_()
+    for layer in range(num_layers - 1):
+        mask[layer].bernoulli_(1.0 - p).div_(1.0 - p)
+    return mask

@@ -1,0 +1,250 @@
+"""What an encoder-decoder is made of, as plain numbers and names.
+
+A `Seq2SeqConfig` describes a model completely: two models built from equal configs have the same
+parameters, so a config and a file of weights are all that a run needs to keep. Every field is
+checked when the config is made, before any weight exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+CELLS = ("rnn", "lstm", "gru")
+NONLINEARITIES = ("tanh", "relu")
+BRIDGES = ("copy", "dense", "context")
+OUTPUTS = ("linear", "maxout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqConfig:
+    """Shape and wiring of a `Seq2Seq` model.
+
+    Args:
+        source_vocab_size: number of source tokens, special ones included.
+        target_vocab_size: number of target tokens, special ones included.
+        cell: ``"rnn"``, ``"lstm"`` or ``"gru"``, for the encoder and the decoder.
+        source_embedding_size: width of a source token's vector.
+        target_embedding_size: width of a target token's vector.
+        encoder_hidden_size: width of the encoder's state, per direction.
+        decoder_hidden_size: width of the decoder's state.
+        encoder_num_layers: depth of the encoder's stack.
+        decoder_num_layers: depth of the decoder's stack.
+        bidirectional: whether the encoder also reads from the end to the start.
+        reverse_source: whether the encoder reads the source from its last token to its first,
+            which brings the first source and first target tokens close (Sutskever et al. 2014,
+            arXiv 1409.3215, section 3.3).
+        nonlinearity: ``"tanh"`` or ``"relu"``; read where ``cell="rnn"``.
+        reset_after: where the GRU's reset gate acts: after the recurrent product (True, the order
+            of cuDNN and `torch.nn.GRU`) or on the state before it (False, Cho et al. 2014).
+        dropout: probability of dropping an element of the embeddings, of the outputs between
+            layers and of the input of the output layer, in training.
+        context_size: if given, the context vector is ``c = tanh(V h)`` of this size; if None, it
+            is ``h`` itself, the last layer's final state with its directions side by side.
+        context_every_step: whether the decoder reads the context vector beside every token, and
+            not only as its initial state.
+        bridge: how the encoder's state becomes the decoder's: ``"copy"`` hands every layer's state
+            over (the shapes must agree), ``"dense"`` maps the states of all encoder layers
+            together to those of all decoder layers, ``"context"`` maps the context vector. A
+            mapped ``h_0`` passes through tanh, a mapped LSTM cell state is linear. None takes
+            ``"copy"`` where it fits and ``"dense"`` where it does not.
+        output: ``"linear"`` reads the decoder's state alone; ``"maxout"`` reads state, previous
+            token and context through a layer of maxout units (Cho et al. 2014).
+        maxout_size: number of maxout units; None takes half of ``decoder_hidden_size``.
+        output_rank: if given, the matrix onto the vocabulary is a product of two of this rank,
+            which keeps a large vocabulary affordable.
+        pad_token_id: id of ``<pad>``, which fills a row past its end.
+        unk_token_id: id of ``<unk>``, any token outside the vocabulary.
+        bos_token_id: id of ``<s>``, the decoder's first input.
+        eos_token_id: id of ``</s>``, the last token of every target.
+
+    Raises:
+        TypeError: if a field is of another type than its default.
+        ValueError: if a field is out of range, or two fields contradict each other.
+
+    Example:
+        >>> config = Seq2SeqConfig(source_vocab_size=30, target_vocab_size=30, bidirectional=True)
+        >>> config.resolved_bridge
+        'dense'
+        >>> Seq2SeqConfig.from_dict(config.to_dict()) == config
+        True
+    """
+
+    source_vocab_size: int
+    target_vocab_size: int
+    cell: str = "gru"
+    source_embedding_size: int = 64
+    target_embedding_size: int = 64
+    encoder_hidden_size: int = 256
+    decoder_hidden_size: int = 256
+    encoder_num_layers: int = 1
+    decoder_num_layers: int = 1
+    bidirectional: bool = False
+    reverse_source: bool = False
+    nonlinearity: str = "tanh"
+    reset_after: bool = True
+    dropout: float = 0.0
+    context_size: int | None = None
+    context_every_step: bool = False
+    bridge: str | None = None
+    output: str = "linear"
+    maxout_size: int | None = None
+    output_rank: int | None = None
+    pad_token_id: int = 0
+    unk_token_id: int = 1
+    bos_token_id: int = 2
+    eos_token_id: int = 3
+
+    def __post_init__(self) -> None:
+        for name in (
+            "source_vocab_size",
+            "target_vocab_size",
+            "source_embedding_size",
+            "target_embedding_size",
+            "encoder_hidden_size",
+            "decoder_hidden_size",
+            "encoder_num_layers",
+            "decoder_num_layers",
+        ):
+            self._check_positive(name)
+        for name in ("context_size", "maxout_size", "output_rank"):
+            if getattr(self, name) is not None:
+                self._check_positive(name)
+        for name in ("bidirectional", "reverse_source", "reset_after", "context_every_step"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be a bool, got {getattr(self, name)!r}")
+        self._check_choice("cell", CELLS)
+        self._check_choice("nonlinearity", NONLINEARITIES)
+        self._check_choice("output", OUTPUTS)
+        if self.bridge is not None:
+            self._check_choice("bridge", BRIDGES)
+        if isinstance(self.dropout, bool) or not isinstance(self.dropout, (int, float)):
+            raise TypeError(f"dropout must be a number, got {self.dropout!r}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        self._check_special_tokens()
+        if self.bridge == "copy" and not self._copy_fits:
+            raise ValueError(
+                "bridge='copy' needs an encoder state of the decoder's shape (layers, size), got "
+                f"({self.encoder_num_layers}, {self.encoder_state_size}) for the encoder and "
+                f"({self.decoder_num_layers}, {self.decoder_hidden_size}) for the decoder"
+            )
+        if self.maxout_size is not None and self.output != "maxout":
+            raise ValueError(f"maxout_size={self.maxout_size} needs output='maxout'")
+
+    @classmethod
+    def cho2014(
+        cls, source_vocab_size: int, target_vocab_size: int, **changes: Any
+    ) -> Seq2SeqConfig:
+        """The RNN encoder-decoder of Cho et al. 2014 (arXiv 1406.1078, sections 2, 3.1 and A).
+
+        Gated hidden units with the reset gate on the state, a context ``c = tanh(V h)``, an initial
+        state ``h_0' = tanh(V' c)``, the context at every step of the decoder, 500 maxout units over
+        state, previous token and context, and an output matrix of rank 100. The paper's decoder
+        lets the reset gate act on the context's part of the candidate too; here, as in Bahdanau et
+        al. 2015 (arXiv 1409.0473, appendix A.2.2), the context enters beside the token, ungated.
+
+        Args:
+            source_vocab_size: number of source tokens, special ones included.
+            target_vocab_size: number of target tokens, special ones included.
+            **changes: fields to set otherwise, for instance smaller sizes.
+
+        Example:
+            >>> config = Seq2SeqConfig.cho2014(30, 30, encoder_hidden_size=128)
+            >>> config.reset_after, config.output, config.encoder_hidden_size
+            (False, 'maxout', 128)
+        """
+        settings: dict[str, Any] = {
+            "source_vocab_size": source_vocab_size,
+            "target_vocab_size": target_vocab_size,
+            "cell": "gru",
+            "reset_after": False,
+            "source_embedding_size": 100,
+            "target_embedding_size": 100,
+            "encoder_hidden_size": 1000,
+            "decoder_hidden_size": 1000,
+            "context_size": 1000,
+            "context_every_step": True,
+            "bridge": "context",
+            "output": "maxout",
+            "maxout_size": 500,
+            "output_rank": 100,
+        }
+        return cls(**(settings | changes))
+
+    @property
+    def encoder_state_size(self) -> int:
+        """Width of one encoder layer's final state, its directions side by side."""
+        return self.encoder_hidden_size * (2 if self.bidirectional else 1)
+
+    @property
+    def resolved_context_size(self) -> int:
+        """Width of the context vector."""
+        return self.encoder_state_size if self.context_size is None else self.context_size
+
+    @property
+    def resolved_bridge(self) -> str:
+        """The bridge in use: ``bridge``, or what None stands for."""
+        if self.bridge is not None:
+            return self.bridge
+        return "copy" if self._copy_fits else "dense"
+
+    @property
+    def resolved_maxout_size(self) -> int:
+        """Number of maxout units in use: ``maxout_size``, or what None stands for."""
+        return max(1, self.decoder_hidden_size // 2) if not self.maxout_size else self.maxout_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as a dict that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Seq2SeqConfig:
+        """The config that `to_dict` described.
+
+        Raises:
+            ValueError: if a required field is missing or a name is no field.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"unknown Seq2SeqConfig fields {unknown}, known are {sorted(known)}")
+        missing = sorted({"source_vocab_size", "target_vocab_size"} - set(values))
+        if missing:
+            raise ValueError(f"Seq2SeqConfig fields {missing} are missing")
+        return cls(**values)
+
+    @property
+    def _copy_fits(self) -> bool:
+        return (self.encoder_num_layers, self.encoder_state_size) == (
+            self.decoder_num_layers,
+            self.decoder_hidden_size,
+        )
+
+    def _check_positive(self, name: str) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an int, got {value!r}")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")
+
+    def _check_special_tokens(self) -> None:
+        names = ("pad_token_id", "unk_token_id", "bos_token_id", "eos_token_id")
+        vocab_size = min(self.source_vocab_size, self.target_vocab_size)
+        for name in names:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} must be an int, got {value!r}")
+            if not 0 <= value < vocab_size:
+                raise ValueError(
+                    f"{name} must be in [0, {vocab_size}), the smaller vocabulary, got {value}"
+                )
+        ids = [getattr(self, name) for name in names]
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"{', '.join(names)} must differ, got {ids}")

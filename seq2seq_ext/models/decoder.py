@@ -1,0 +1,126 @@
+"""The decoder: from a state and the previous token to scores of the next one.
+
+``h_t = f(h_{t-1}, e(y_{t-1})[, c])`` and ``p(y_t) = softmax(g(h_t[, y_{t-1}, c]))`` (Cho et al.
+2014, arXiv 1406.1078, equations 2 and 5; the bracketed parts by choice). With the right tokens
+known beforehand, as in teacher forcing, all steps run in one fused call.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from seq2seq_ext.models.config import Seq2SeqConfig
+from seq2seq_ext.models.layers import RecurrentStack
+from seq2seq_ext.models.state import DecoderState, check_tokens, resolve_lengths
+
+
+class Maxout(nn.Module):
+    """``max(s_{2i}, s_{2i+1})`` of ``s = O_h h_t + O_y e(y_{t-1}) + O_c c``.
+
+    The output layer of Cho et al. 2014 (arXiv 1406.1078, appendix A.1.2).
+    """
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        size = 2 * config.resolved_maxout_size
+        self.from_state = nn.Linear(config.decoder_hidden_size, size)
+        self.from_token = nn.Linear(config.target_embedding_size, size, bias=False)
+        self.from_context = nn.Linear(config.resolved_context_size, size, bias=False)
+
+    def forward(self, h: Tensor, embedded: Tensor, context: Tensor) -> Tensor:
+        """(T, B, hidden), (T, B, embedding), (B, context) -> (T, B, units)."""
+        s: Tensor = self.from_state(h) + self.from_token(embedded) + self.from_context(context)
+        return s.view(*s.shape[:-1], -1, 2).amax(-1)
+
+
+class Decoder(nn.Module):
+    """Embedding, recurrent stack and output layer.
+
+    Args:
+        config: reads the ``target_*``, ``decoder_*``, output and shared fields.
+
+    Example:
+        >>> config = Seq2SeqConfig(source_vocab_size=9, target_vocab_size=9)
+        >>> state = DecoderState(torch.zeros(1, 2, 256), None, torch.zeros(2, 256))
+        >>> logits, state = Decoder(config)(torch.tensor([[2, 4, 5], [2, 6, 0]]), state)
+        >>> logits.shape
+        torch.Size([2, 3, 9])
+    """
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(
+            config.target_vocab_size,
+            config.target_embedding_size,
+            padding_idx=config.pad_token_id,
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        context_size = config.resolved_context_size if config.context_every_step else 0
+        self.stack = RecurrentStack(
+            config,
+            input_size=config.target_embedding_size + context_size,
+            hidden_size=config.decoder_hidden_size,
+            num_layers=config.decoder_num_layers,
+        )
+        self.maxout = Maxout(config) if config.output == "maxout" else None
+        features = config.decoder_hidden_size
+        if config.output == "maxout":
+            features = config.resolved_maxout_size
+        if config.output_rank is None:
+            self.output: nn.Module = nn.Linear(features, config.target_vocab_size)
+        else:
+            self.output = nn.Sequential(
+                nn.Linear(features, config.output_rank, bias=False),
+                nn.Linear(config.output_rank, config.target_vocab_size),
+            )
+
+    def forward(
+        self,
+        tokens: Tensor,
+        state: DecoderState,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, DecoderState]:
+        """Score every next token, the previous ones being given.
+
+        Args:
+            tokens: int64 ``(B, U)``, the previous tokens: ``<s>``, then the target but its last.
+            state: the state before the first token.
+            lengths: int64 ``(B,)``, how many steps of each row count; None runs all.
+
+        Returns:
+            Logits ``(B, U, target_vocab_size)`` (a transposed view of time-major memory; without
+            meaning past a row's end) and the state after each row's last step.
+
+        Raises:
+            TypeError, ValueError: if an argument has another dtype, rank, size or range.
+        """
+        check_tokens("tokens", tokens, self.config.target_vocab_size)
+        if lengths is not None:
+            lengths = resolve_lengths("lengths", lengths, tokens, self.config.pad_token_id)
+        logits, state = self._run(tokens.t(), state, lengths)
+        return logits.transpose(0, 1), state
+
+    def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """One step for every row: int64 ``(B,)`` -> logits ``(B, target_vocab_size)``.
+
+        The tokens are taken as they are: they come from a search over this decoder's own scores.
+        """
+        logits, state = self._run(tokens[None], state, None)
+        return logits[0], state
+
+    def _run(
+        self, tokens: Tensor, state: DecoderState, lengths: Tensor | None
+    ) -> tuple[Tensor, DecoderState]:
+        """Tokens (U, B) -> logits (U, B, V)."""
+        embedded = self.dropout(self.embedding(tokens))
+        x = embedded
+        if self.config.context_every_step:
+            # [W_y W_c] [e; c] = W_y e + W_c c: one matrix holds both maps.
+            context = state.context.expand(tokens.size(0), -1, -1)
+            x = torch.cat((embedded, context), dim=-1)
+        features, (h, c) = self.stack(x, (state.h, state.c), lengths)
+        if self.maxout is not None:
+            features = self.maxout(features, embedded, state.context)
+        return self.output(self.dropout(features)), DecoderState(h, c, state.context)

@@ -1,0 +1,146 @@
+"""The encoder-decoder: reads one sequence, writes another, and knows how wrong it was.
+
+The target is given as its tokens followed by ``</s>``; the decoder's inputs are the same tokens one
+step later, behind ``<s>``. Nothing that stands in the padding of either side reaches a result.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from seq2seq_ext.generation import GenerationMixin
+from seq2seq_ext.models.bridge import Bridge
+from seq2seq_ext.models.config import Seq2SeqConfig
+from seq2seq_ext.models.decoder import Decoder
+from seq2seq_ext.models.encoder import Encoder
+from seq2seq_ext.models.state import DecoderState, check_tokens, padding_mask, resolve_lengths
+
+
+class Seq2SeqOutput(NamedTuple):
+    """What a forward pass gives.
+
+    Args:
+        loss: mean cross entropy over the target's tokens, padding left out; a scalar, in nats.
+        logits: scores of every next token, ``(B, U, target_vocab_size)``.
+        labels: int64 ``(B, U)``, the target with ``<pad>`` everywhere past its end.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    labels: Tensor
+
+
+class Seq2Seq(GenerationMixin[DecoderState], nn.Module):
+    """Encoder, bridge and decoder (Sutskever et al. 2014; Cho et al. 2014), without attention.
+
+    Args:
+        config: shape and wiring.
+
+    Example:
+        >>> config = Seq2SeqConfig(source_vocab_size=9, target_vocab_size=9)
+        >>> model = Seq2Seq(config)
+        >>> source = torch.tensor([[4, 5, 6], [7, 8, 0]])
+        >>> target = torch.tensor([[4, 5, 6, 3], [7, 8, 3, 0]])
+        >>> model(source, target).logits.shape
+        torch.Size([2, 4, 9])
+        >>> model.eval().generate(source, max_new_tokens=5).shape[0]
+        2
+    """
+
+    config: Seq2SeqConfig
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.bridge = Bridge(config)
+        self.decoder = Decoder(config)
+
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        source_lengths: Tensor | None = None,
+        target_lengths: Tensor | None = None,
+        *,
+        teacher_forcing_ratio: float = 1.0,
+        label_smoothing: float = 0.0,
+    ) -> Seq2SeqOutput:
+        """Score the targets and compute the loss.
+
+        Args:
+            source: int64 ``(B, T)``.
+            target: int64 ``(B, U)``, each row ending with ``</s>``.
+            source_lengths: int64 ``(B,)``; None takes rows up to their last token not ``<pad>``.
+            target_lengths: int64 ``(B,)``, ``</s>`` counted; None likewise.
+            teacher_forcing_ratio: probability, drawn for every token of every row, that the
+                decoder is fed the target's token and not its own best guess (scheduled sampling,
+                Bengio et al. 2015, arXiv 1506.03099). 1 runs all steps in one fused call.
+            label_smoothing: share of each label's probability spread over the vocabulary.
+
+        Raises:
+            TypeError, ValueError: if an argument has another dtype, rank, size or range.
+        """
+        if not 0.0 <= teacher_forcing_ratio <= 1.0:
+            raise ValueError(
+                f"teacher_forcing_ratio must be in [0, 1], got {teacher_forcing_ratio}"
+            )
+        check_tokens("target", target, self.config.target_vocab_size)
+        if source.dim() == 2 and source.size(0) != target.size(0):
+            raise ValueError(
+                f"target must have source's batch size {source.size(0)}, got {target.size(0)}"
+            )
+        pad = self.config.pad_token_id
+        lengths = resolve_lengths("target_lengths", target_lengths, target, pad)
+        mask = padding_mask(lengths.to(target.device), target.size(1))
+        labels = target.masked_fill(mask, pad)
+        inputs = torch.cat(
+            (labels.new_full((labels.size(0), 1), self.config.bos_token_id), labels[:, :-1]), dim=1
+        )[:, : target.size(1)]
+
+        state = self.start(source, source_lengths)
+        if teacher_forcing_ratio == 1.0:
+            logits, _ = self.decoder(inputs, state, lengths)
+        else:
+            logits = self._sample_schedule(inputs, state, teacher_forcing_ratio)
+        return Seq2SeqOutput(self._loss(logits, labels, mask, label_smoothing), logits, labels)
+
+    def start(self, source: Tensor, source_lengths: Tensor | None = None) -> DecoderState:
+        """Read the source: the decoder's state before its first token."""
+        state: DecoderState = self.bridge(self.encoder(source, source_lengths))
+        return state
+
+    def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """One decoder step: int64 ``(B,)`` -> logits ``(B, target_vocab_size)`` and new state."""
+        return self.decoder.step(tokens, state)
+
+    def _sample_schedule(self, inputs: Tensor, state: DecoderState, ratio: float) -> Tensor:
+        """Logits (B, U, V), each input token the target's with probability `ratio`."""
+        from_target = torch.rand(inputs.shape, device=inputs.device) < ratio
+        steps: list[Tensor] = []
+        for t in range(inputs.size(1)):
+            tokens = inputs[:, t]
+            if t > 0:
+                tokens = torch.where(from_target[:, t], tokens, steps[-1].argmax(-1))
+            logits, state = self.decoder.step(tokens, state)
+            steps.append(logits)
+        # Stacked time-major, as the fused call leaves its logits.
+        return torch.stack(steps).transpose(0, 1)
+
+    @staticmethod
+    def _loss(logits: Tensor, labels: Tensor, mask: Tensor, label_smoothing: float) -> Tensor:
+        # Masked by position, not by value: a <pad> inside a target is a token like any other.
+        ignore = -100
+        by_time = labels.masked_fill(mask, ignore).t().reshape(-1)
+        total = functional.cross_entropy(
+            logits.transpose(0, 1).flatten(0, 1),
+            by_time,
+            ignore_index=ignore,
+            label_smoothing=label_smoothing,
+            reduction="sum",
+        )
+        return total / (~mask).sum().clamp(min=1)

@@ -1,0 +1,96 @@
+"""The decoder's memory between two steps, and helpers on token tensors shared by the models."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class DecoderState(NamedTuple):
+    """What a decoder carries from one token to the next.
+
+    Args:
+        h: hidden states, ``(num_layers, B, hidden_size)``.
+        c: cell states of an LSTM, ``(num_layers, B, hidden_size)``, None for the other cells.
+        context: the context vectors, ``(B, context_size)``; they never change.
+    """
+
+    h: Tensor
+    c: Tensor | None
+    context: Tensor
+
+    def select(self, rows: Tensor) -> DecoderState:
+        """The state of the given rows, in their order; a row may come more than once.
+
+        Args:
+            rows: int64 ``(N,)``, indices into the batch.
+        """
+        return DecoderState(
+            self.h.index_select(1, rows),
+            None if self.c is None else self.c.index_select(1, rows),
+            self.context.index_select(0, rows),
+        )
+
+
+def check_tokens(name: str, tokens: Tensor, vocab_size: int) -> None:
+    """Raise where `tokens` is no int64 ``(B, T)`` tensor, naming the argument.
+
+    Ids are compared with the vocabulary on the CPU alone: on a GPU the comparison would wait for
+    the device, and the embedding checks there.
+    """
+    if tokens.dim() != 2:
+        raise ValueError(f"{name} must be 2-D (batch, time), got shape {tuple(tokens.shape)}")
+    if tokens.dtype != torch.int64:
+        raise TypeError(f"{name} must be int64, got {tokens.dtype}")
+    if tokens.device.type == "cpu" and tokens.numel():
+        low, high = (int(bound) for bound in torch.aminmax(tokens))
+        if low < 0 or high >= vocab_size:
+            raise ValueError(
+                f"{name} must hold ids in [0, {vocab_size}), got {low if low < 0 else high}"
+            )
+
+
+def resolve_lengths(name: str, lengths: Tensor | None, tokens: Tensor, pad_token_id: int) -> Tensor:
+    """The rows' lengths as int64 ``(B,)``, read off the padding where they are not given.
+
+    Raises:
+        ValueError: if `lengths` has another shape than ``(B,)`` or leaves ``[0, T]``.
+        TypeError: if `lengths` holds no integers.
+    """
+    batch, time = tokens.shape
+    if lengths is None:
+        position = torch.arange(1, time + 1, device=tokens.device)
+        return ((tokens != pad_token_id) * position).amax(1) if time else tokens.new_zeros(batch)
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise TypeError(f"{name} must hold integers, got {lengths.dtype}")
+    if lengths.shape != (batch,):
+        raise ValueError(f"{name} must have shape ({batch},), got {tuple(lengths.shape)}")
+    if lengths.device.type == "cpu" and batch:
+        low, high = (int(bound) for bound in torch.aminmax(lengths))
+        if low < 0 or high > time:
+            raise ValueError(f"{name} must be in [0, {time}], got {low if low < 0 else high}")
+    return lengths.to(torch.int64)
+
+
+def padding_mask(lengths: Tensor, time: int) -> Tensor:
+    """True past the end of each row: bool ``(B, time)`` on the device of `lengths`."""
+    return torch.arange(time, device=lengths.device) >= lengths[:, None]
+
+
+def reverse_rows(tokens: Tensor, lengths: Tensor) -> Tensor:
+    """Each row's first ``length`` tokens back to front, its padding left in place.
+
+    Args:
+        tokens: ``(B, T)``.
+        lengths: int64 ``(B,)``.
+
+    Example:
+        >>> reverse_rows(torch.tensor([[5, 6, 7], [8, 9, 0]]), torch.tensor([3, 2]))
+        tensor([[7, 6, 5],
+                [9, 8, 0]])
+    """
+    position = torch.arange(tokens.size(1), device=tokens.device)
+    mirrored = lengths.to(tokens.device)[:, None] - 1 - position
+    return tokens.gather(1, torch.where(mirrored < 0, position, mirrored))

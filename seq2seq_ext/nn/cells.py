@@ -1,0 +1,237 @@
+"""``LSTMCell``, ``GRUCell`` and ``RNNCell``: one step of the layers, for loops that are one's own.
+
+``torch.compile`` takes the cells of ``torch.nn`` as they come, so these derive from them and
+change the computation alone: a step is the fused operator over a sequence of length one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from seq2seq_ext import ops
+
+__all__ = ["GRUCell", "LSTMCell", "RNNCell"]
+
+_DTYPES = (torch.float32, torch.float64)
+
+
+class LSTMCell(nn.LSTMCell):
+    r"""One step of the long short-term memory; takes the place of :class:`torch.nn.LSTMCell`.
+
+    The equations are those of :class:`seq2seq_ext.LSTM` and
+    :func:`seq2seq_ext.reference.lstm_cell`.
+
+    Args:
+        input_size: features I of the input.
+        hidden_size: hidden units H.
+        bias: whether ``bias_ih`` and ``bias_hh`` exist.
+        device: where the parameters live.
+        dtype: of the parameters, float32 or float64.
+
+    Attributes:
+        weight_ih, weight_hh: (4H, I) and (4H, H); rows of i, f, g, o.
+        bias_ih, bias_hh: (4H,), or None.
+
+    >>> cell = LSTMCell(10, 20)
+    >>> h, c = cell(torch.randn(3, 10))
+    >>> h, c = cell(torch.randn(3, 10), (h, c))
+    >>> h.shape, c.shape
+    (torch.Size([3, 20]), torch.Size([3, 20]))
+    """
+
+    def forward(self, input: Tensor, hx: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Take one step.
+
+        Args:
+            input: (B, I), or (I,) for one sequence; dtype and device of the parameters.
+            hx: ``(h, c)`` before the step, each (B, H) or (H,); zeros if None.
+
+        Returns:
+            ``(h, c)`` after the step, sized like ``hx``.
+
+        Raises:
+            TypeError: if ``input`` is not a Tensor or ``hx`` not a pair of them.
+            ValueError: if one has a wrong number of dimensions.
+            RuntimeError: if sizes, dtypes or devices do not fit.
+        """
+        h = c = None
+        if hx is not None:
+            if not isinstance(hx, (tuple, list)):
+                raise TypeError(
+                    "LSTMCell: Expected hx to be a tuple of two Tensors (h, c) or None, "
+                    f"got {type(hx).__name__}"
+                )
+            if len(hx) != 2:
+                raise RuntimeError("lstm_cell expects two hidden states")
+            h, c = hx
+            if h is None or c is None:
+                raise TypeError("LSTMCell: Expected hx to hold two Tensors, got None in it")
+        h, c = _step(self, "lstm", input, h, c)
+        assert c is not None
+        return h, c
+
+
+class GRUCell(nn.GRUCell):
+    r"""One step of the gated recurrent unit; takes the place of :class:`torch.nn.GRUCell`.
+
+    The equations are those of :class:`seq2seq_ext.GRU` and :func:`seq2seq_ext.reference.gru_cell`.
+
+    Args:
+        input_size, hidden_size, bias, device, dtype: as for :class:`LSTMCell`.
+        reset_after: keyword only; whether the reset gate follows the recurrent product, as in
+            ``torch.nn``, or precedes it, as in the paper.
+
+    Attributes:
+        weight_ih, weight_hh: (3H, I) and (3H, H); rows of r, z, n.
+        bias_ih, bias_hh: (3H,), or None.
+
+    >>> cell = GRUCell(10, 20)
+    >>> cell(torch.randn(3, 10), torch.zeros(3, 20)).shape
+    torch.Size([3, 20])
+    """
+
+    reset_after: bool = True  # on the class too, for cells that began as an nn.GRUCell
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        reset_after: bool = True,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, device=device, dtype=dtype)
+        self.reset_after = bool(reset_after)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Take one step: as :meth:`LSTMCell.forward`, with ``hx`` (B, H) or (H,) and no c."""
+        cell = "gru" if self.reset_after else "gru_reset_before"
+        return _step(self, cell, input, hx, None)[0]
+
+
+class RNNCell(nn.RNNCell):
+    r"""One step of the simple recurrent network; takes the place of :class:`torch.nn.RNNCell`.
+
+    Args:
+        input_size, hidden_size, bias, device, dtype: as for :class:`LSTMCell`.
+        nonlinearity: ``"tanh"`` or ``"relu"``.
+
+    Attributes:
+        weight_ih, weight_hh: (H, I) and (H, H).
+        bias_ih, bias_hh: (H,), or None.
+
+    >>> cell = RNNCell(10, 20, nonlinearity="relu")
+    >>> cell(torch.randn(10)).shape
+    torch.Size([20])
+    """
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Take one step: as :meth:`LSTMCell.forward`, with ``hx`` (B, H) or (H,) and no c."""
+        if self.nonlinearity not in ("tanh", "relu"):
+            raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
+        return _step(self, f"rnn_{self.nonlinearity}", input, hx, None)[0]
+
+
+def _step(
+    module: nn.RNNCellBase, cell: str, x: Tensor, h: Tensor | None, c: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """``module``'s step from ``(h, c)``, after the checks of ``torch.nn`` in its words."""
+    name = module._get_name()
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: Expected input to be a Tensor, got {type(x).__name__}")
+    if x.dim() not in (1, 2):
+        raise ValueError(f"{name}: Expected input to be 1D or 2D, got {x.dim()}D instead")
+    single = x.dim() == 1
+    if single:
+        x = x.unsqueeze(0)
+    w_ih = module.weight_ih
+    B, H = x.size(0), module.hidden_size
+    if x.size(1) != w_ih.size(1):
+        raise RuntimeError(
+            f"input has inconsistent input_size: got {x.size(1)} expected {w_ih.size(1)}"
+        )
+    _check_like_weight(name, "input", x, w_ih)
+    x = x if x.dtype == w_ih.dtype else x.to(w_ih.dtype)
+
+    if h is None:
+        h = torch.zeros(B, H, dtype=w_ih.dtype, device=w_ih.device)
+        c = h if cell == "lstm" else None
+    else:
+        h = _state(name, 0 if cell == "lstm" else None, h, single, B, H, w_ih)
+        if cell == "lstm":
+            c = _state(name, 1, c, single, B, H, w_ih)
+
+    weights = [w_ih, module.weight_hh]
+    if module.bias_ih is not None and module.bias_hh is not None:
+        weights += [module.bias_ih, module.bias_hh]
+    _, h_n, c_n = ops.rnn(
+        x.unsqueeze(0),
+        h.unsqueeze(0),
+        None if c is None else c.unsqueeze(0),
+        weights,
+        cell=cell,
+        num_layers=1,
+        bidirectional=False,
+    )
+    h_n, c_n = h_n.squeeze(0), None if c_n is None else c_n.squeeze(0)
+    if single:
+        h_n, c_n = h_n.squeeze(0), None if c_n is None else c_n.squeeze(0)
+    return h_n, c_n
+
+
+def _state(
+    name: str, index: int | None, h: Tensor | None, single: bool, B: int, H: int, weight: Tensor
+) -> Tensor:
+    """``h`` (``hx[index]`` of a pair) as a checked (B, H)."""
+    hidden = "hidden" if index is None else f"hx[{index}]"
+    if not isinstance(h, Tensor):
+        raise TypeError(f"{name}: Expected {hidden} to be a Tensor, got {type(h).__name__}")
+    if h.dim() not in (1, 2):
+        raise ValueError(f"{name}: Expected {hidden} to be 1D or 2D, got {h.dim()}D instead")
+    if h.dim() != (1 if single else 2):
+        raise RuntimeError(
+            f"{name}: Expected {hidden} to be {1 if single else 2}D like the input, got {h.dim()}D"
+        )
+    if single:
+        h = h.unsqueeze(0)
+    place = index or 0
+    if h.size(0) != B:
+        raise RuntimeError(
+            f"Input batch size {B} doesn't match hidden{place} batch size {h.size(0)}"
+        )
+    if h.size(1) != H:
+        raise RuntimeError(
+            f"hidden{place} has inconsistent hidden_size: got {h.size(1)}, expected {H}"
+        )
+    _check_like_weight(name, hidden, h, weight)
+    return h if h.dtype == weight.dtype else h.to(weight.dtype)
+
+
+def _check_like_weight(name: str, argument: str, tensor: Tensor, weight: Tensor) -> None:
+    dtype, device = weight.dtype, weight.device
+    if tensor.dtype != dtype and not (
+        tensor.is_floating_point() and torch.is_autocast_enabled(tensor.device.type)
+    ):
+        raise RuntimeError(
+            f"{name}: {argument} dtype ({tensor.dtype}) does not match weight dtype ({dtype})"
+        )
+    if dtype not in _DTYPES and device.type == "cpu":
+        raise RuntimeError(
+            f"{name}: Expected float32 or float64 on the CPU, got {dtype}. Convert model and "
+            "input, or run float32 weights under torch.autocast"
+        )
+    if tensor.layout is not torch.strided:
+        raise RuntimeError(f"{name}: Expected {argument} to be dense, got {tensor.layout}")
+    if tensor.device != device:
+        raise RuntimeError(
+            f"{name}: {argument} and parameter tensors are not at the same device, found "
+            f"{tensor.device} and {device}"
+        )

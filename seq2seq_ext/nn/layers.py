@@ -1,0 +1,448 @@
+"""``LSTM``, ``GRU`` and ``RNN``: the parameters of ``torch.nn``, the computation of the fused op.
+
+The layers derive from :class:`torch.nn.RNNBase`, whose parameters, initialisation, state dict and
+repr they keep.  They do not derive from ``nn.LSTM`` and so on, because ``torch.compile`` refuses
+every instance of those three classes; but programs that ask ``isinstance(layer, nn.LSTM)``, for
+example to know that the state is a pair, are answered yes (see :class:`_Layer`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from seq2seq_ext import functional
+
+__all__ = ["GRU", "LSTM", "RNN"]
+
+# What ``object`` does to read and set ``__class__``; :class:`_Layer` has a property of that name.
+_actual_class = object.__dict__["__class__"]
+
+
+def _plain(size: Any) -> Any:
+    """A 0-d tensor of integers as the int that it holds; anything else unchanged."""
+    if isinstance(size, Tensor) and size.dim() == 0 and not size.is_floating_point():
+        return size.item()
+    return size
+
+
+class _Layer(nn.RNNBase):
+    """What the three layers share: how they are made, and what they say that they are.
+
+    ``layer.__class__`` answers a class that derives from both the layer's own class and its
+    counterpart in ``torch.nn``, so ``isinstance`` finds either; ``type(layer)`` remains the class
+    itself.  While torch compiles, ``__class__`` is the plain truth: a model's ``forward`` that is
+    compiled and tells an LSTM by ``isinstance`` must ask for the class of this package, or for
+    ``layer.mode == "LSTM"``.
+    """
+
+    torch_class: ClassVar[type[nn.RNNBase]]
+    _answered_class: ClassVar[type[nn.RNNBase]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not issubclass(cls, cls.torch_class):
+            namespace = {
+                "__doc__": cls.__doc__,
+                "__module__": cls.__module__,
+                "__qualname__": cls.__qualname__,
+                "__new__": _new_of(cls),
+                "_layer_class": cls,
+            }
+            cls._answered_class = cast(
+                "type[nn.RNNBase]", type(cls.__name__, (cls, cls.torch_class), namespace)
+            )
+        else:
+            # ``cls`` is such an answer itself, or torch.nn.utils.parametrize derived it from one.
+            cls._answered_class = cls
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[nn.RNNBase]:  # type: ignore[override]
+        return type(self) if _compiling() else type(self)._answered_class
+
+    @__class__.setter
+    def __class__(self, value: type[Any]) -> None:  # type: ignore[override]
+        # Parametrizations give the layer a class derived from the answer above, and, when the last
+        # of them is removed, the answer itself: then the layer's own class is what is meant.
+        _actual_class.__set__(self, value.__dict__.get("_layer_class", value))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # pickle and copy would otherwise find that __class__ is not the type they are to rebuild.
+        return object.__new__, (type(self),), self.__getstate__()
+
+    def __init__(
+        self,
+        mode: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        proj_size: int,
+        device: torch.device | str | int | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        # By name, not by super(): the answered class has nn.LSTM in between.
+        nn.RNNBase.__init__(
+            self,
+            mode,
+            _plain(input_size),
+            _plain(hidden_size),
+            _plain(num_layers),
+            bias,
+            batch_first,
+            _plain(dropout),
+            bidirectional,
+            _plain(proj_size),
+            device,
+            dtype,
+        )
+
+    def _current_weights(self) -> list[Tensor]:
+        """The weights as attributes have them now, in the order of the operator.
+
+        Parametrized, pruned and swapped-in weights (``torch.func.functional_call``) are found
+        where they are; the dictionary of parameters is merely the short way to the usual ones.
+        """
+        parameters = self._parameters
+        return [
+            cast("Tensor", parameters[name] if name in parameters else getattr(self, name))
+            for name in self._flat_weights_names
+        ]
+
+    @property
+    def _flat_weights(self) -> list[Tensor | None]:  # type: ignore[override]
+        # torch.nn caches this list; here it is made when asked for, and so is never stale.
+        return [getattr(self, name, None) for name in self._flat_weights_names]
+
+    @_flat_weights.setter
+    def _flat_weights(self, value: list[Tensor | None]) -> None:
+        """What nn.RNNBase would cache.  The attributes are the truth, so there is nothing to do."""
+
+    def flatten_parameters(self) -> None:
+        """Do nothing: the layer needs no common buffer of weights.  Kept for its callers."""
+
+
+def _new_of(layer_class: type[_Layer]) -> Callable[..., Any]:
+    """``__new__`` of an answered class: ``layer.__class__(...)`` makes a layer of ``type(layer)``."""
+
+    def __new__(cls: type[_Layer], *args: Any, **kwargs: Any) -> Any:
+        if cls.__dict__.get("_layer_class") is layer_class:
+            return layer_class(*args, **kwargs)
+        return object.__new__(cls)
+
+    return __new__
+
+
+def _compiling() -> bool:
+    """Whether dynamo or export is looking at the program."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._guards.TracingContext.try_get() is not None
+        or torch._guards.CompileContext.try_get() is not None
+    )
+
+
+class LSTM(_Layer):
+    r"""Long short-term memory; takes the place of :class:`torch.nn.LSTM`.
+
+    For every step of every layer (Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins
+    2000):
+
+    .. math::
+        \begin{aligned}
+        i_t &= \sigma(W_{ii} x_t + b_{ii} + W_{hi} h_{t-1} + b_{hi}) \\
+        f_t &= \sigma(W_{if} x_t + b_{if} + W_{hf} h_{t-1} + b_{hf}) \\
+        g_t &= \tanh(W_{ig} x_t + b_{ig} + W_{hg} h_{t-1} + b_{hg}) \\
+        o_t &= \sigma(W_{io} x_t + b_{io} + W_{ho} h_{t-1} + b_{ho}) \\
+        c_t &= f_t \odot c_{t-1} + i_t \odot g_t \\
+        h_t &= o_t \odot \tanh(c_t)
+        \end{aligned}
+
+    and :math:`h_t \leftarrow W_{hr} h_t` with ``proj_size`` (Sak, Senior & Beaufays 2014).
+
+    Args:
+        input_size: features I of the input.
+        hidden_size: hidden units H.
+        num_layers: layers L; each reads the output of the one before.
+        bias: whether ``b_ih`` and ``b_hh`` exist.
+        batch_first: whether input and output are (B, T, ...) instead of (T, B, ...).
+        dropout: probability of zeroing an element of the output of every layer but the last,
+            while training.
+        bidirectional: whether a second direction reads each sequence from its end (D = 2).
+        proj_size: size P < H that the hidden state is projected to; 0 for none, then P = H.
+        device: where the parameters live.
+        dtype: of the parameters, float32 or float64.
+
+    Attributes:
+        weight_ih_l[k], weight_hh_l[k]: (4H, I or D*P) and (4H, P); rows of i, f, g, o.
+        bias_ih_l[k], bias_hh_l[k]: (4H,).
+        weight_hr_l[k]: (P, H), with ``proj_size``.  The reverse direction's names end in
+            ``_reverse``.  All start uniform in :math:`\pm 1/\sqrt{H}`.
+
+    >>> lstm = LSTM(10, 20, num_layers=2, bidirectional=True)
+    >>> output, (h_n, c_n) = lstm(torch.randn(5, 3, 10), lengths=torch.tensor([5, 0, 2]))
+    >>> output.shape, h_n.shape, c_n.shape
+    (torch.Size([5, 3, 40]), torch.Size([4, 3, 20]), torch.Size([4, 3, 20]))
+    >>> isinstance(lstm, torch.nn.LSTM)
+    True
+    """
+
+    torch_class = nn.LSTM
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        _Layer.__init__(
+            self,
+            "LSTM",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            device,
+            dtype,
+        )
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Sequence[Tensor] | None = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Any, tuple[Tensor, Tensor]]:
+        """Run over whole sequences.
+
+        Args:
+            input: (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one sequence, or a
+                PackedSequence; dtype and device of the parameters.
+            hx: ``(h_0, c_0)`` of sizes (L*D, B, P) and (L*D, B, H), without B for one sequence;
+                zeros if None.
+            lengths: integers (B,), the steps of each sequence, 0 to T, in any order.
+            resets: bool, (T, B) or as ``input`` is laid out; where true, the state is zeroed
+                before that step.
+
+        Returns:
+            ``output, (h_n, c_n)``: as ``input`` with D*P features, 0 past a sequence's length;
+            and the state after each sequence's last step, sized like ``hx``.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: see :func:`seq2seq_ext.functional.lstm`.
+        """
+        return functional.lstm(
+            input,
+            hx,
+            self._current_weights(),
+            num_layers=self.num_layers,
+            batch_first=self.batch_first,
+            dropout=self.dropout,
+            bidirectional=self.bidirectional,
+            training=self.training,
+            lengths=lengths,
+            resets=resets,
+        )
+
+
+class GRU(_Layer):
+    r"""Gated recurrent unit (Cho et al. 2014); takes the place of :class:`torch.nn.GRU`.
+
+    For every step of every layer:
+
+    .. math::
+        \begin{aligned}
+        r_t &= \sigma(W_{ir} x_t + b_{ir} + W_{hr} h_{t-1} + b_{hr}) \\
+        z_t &= \sigma(W_{iz} x_t + b_{iz} + W_{hz} h_{t-1} + b_{hz}) \\
+        n_t &= \tanh(W_{in} x_t + b_{in} + r_t \odot (W_{hn} h_{t-1} + b_{hn})) \\
+        h_t &= (1 - z_t) \odot n_t + z_t \odot h_{t-1}
+        \end{aligned}
+
+    With ``reset_after=False`` the candidate is the paper's,
+    :math:`n_t = \tanh(W_{in} x_t + b_{in} + W_{hn} (r_t \odot h_{t-1}) + b_{hn})`.
+
+    Args:
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
+            dtype: as for :class:`LSTM`.
+        proj_size: not supported, as in ``torch.nn``; it holds the place of that argument.
+        reset_after: keyword only; whether the reset gate follows the recurrent product.
+
+    Attributes:
+        weight_ih_l[k], weight_hh_l[k]: (3H, I or D*H) and (3H, H); rows of r, z, n.
+        bias_ih_l[k], bias_hh_l[k]: (3H,).
+
+    >>> gru = GRU(10, 20, batch_first=True, reset_after=False)
+    >>> output, h_n = gru(torch.randn(3, 5, 10))
+    >>> output.shape, h_n.shape
+    (torch.Size([3, 5, 20]), torch.Size([1, 3, 20]))
+    """
+
+    torch_class = nn.GRU
+    reset_after: bool = True  # on the class too, for layers that began as an nn.GRU
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int | None = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        reset_after: bool = True,
+    ) -> None:
+        _refuse_proj_size(proj_size)
+        _Layer.__init__(
+            self,
+            "GRU",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            0,
+            device,
+            dtype,
+        )
+        self.reset_after = bool(reset_after)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Any, Tensor]:
+        """Run over whole sequences: as :meth:`LSTM.forward`, with ``hx`` and h_n (L*D, B, H)."""
+        return functional.gru(
+            input,
+            hx,
+            self._current_weights(),
+            num_layers=self.num_layers,
+            batch_first=self.batch_first,
+            dropout=self.dropout,
+            bidirectional=self.bidirectional,
+            training=self.training,
+            reset_after=self.reset_after,
+            lengths=lengths,
+            resets=resets,
+        )
+
+
+class RNN(_Layer):
+    r"""Simple recurrent network (Elman 1990); takes the place of :class:`torch.nn.RNN`.
+
+    For every step of every layer:
+
+    .. math:: h_t = \phi(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh})
+
+    Args:
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
+            dtype: as for :class:`LSTM`.
+        nonlinearity: :math:`\phi`, ``"tanh"`` or ``"relu"``.
+        proj_size: not supported, as in ``torch.nn``; it holds the place of that argument.
+
+    Attributes:
+        weight_ih_l[k], weight_hh_l[k]: (H, I or D*H) and (H, H).
+        bias_ih_l[k], bias_hh_l[k]: (H,).
+
+    >>> rnn = RNN(10, 20, nonlinearity="relu")
+    >>> output, h_n = rnn(torch.randn(5, 10))
+    >>> output.shape, h_n.shape
+    (torch.Size([5, 20]), torch.Size([1, 20]))
+    """
+
+    torch_class = nn.RNN
+    nonlinearity: str
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int | None = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        _refuse_proj_size(proj_size)
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(
+                f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
+            )
+        _Layer.__init__(
+            self,
+            "RNN_TANH" if nonlinearity == "tanh" else "RNN_RELU",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            0,
+            device,
+            dtype,
+        )
+        self.nonlinearity = nonlinearity
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Any, Tensor]:
+        """Run over whole sequences: as :meth:`LSTM.forward`, with ``hx`` and h_n (L*D, B, H)."""
+        return functional.rnn(
+            input,
+            hx,
+            self._current_weights(),
+            num_layers=self.num_layers,
+            nonlinearity=self.nonlinearity,
+            batch_first=self.batch_first,
+            dropout=self.dropout,
+            bidirectional=self.bidirectional,
+            training=self.training,
+            lengths=lengths,
+            resets=resets,
+        )
+
+
+def _refuse_proj_size(proj_size: int | None) -> None:
+    if proj_size is not None:
+        raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")

@@ -1,0 +1,206 @@
+"""``replace_modules``: put the fused layers in the place of ``torch.nn``'s, in a model that exists.
+
+A layer is not copied: the very object changes its class, from ``nn.LSTM`` to
+:class:`seq2seq_ext.LSTM` and so on.  So whatever refers to it goes on working by itself: the
+parameters in an optimiser, hooks and the handles that remove them, a second place in the model or
+a variable outside of it, parametrizations, pruning masks, train or eval mode, device and dtype.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import nn
+
+from seq2seq_ext.nn.cells import GRUCell, LSTMCell, RNNCell
+from seq2seq_ext.nn.layers import GRU, LSTM, RNN, _actual_class
+
+__all__ = ["NotReplaced", "replace_modules", "restore_modules"]
+
+Model = TypeVar("Model", bound=nn.Module)
+
+_FUSED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.LSTM: LSTM,
+    nn.GRU: GRU,
+    nn.RNN: RNN,
+    nn.LSTMCell: LSTMCell,
+    nn.GRUCell: GRUCell,
+    nn.RNNCell: RNNCell,
+}
+_TORCH = {fused: theirs for theirs, fused in _FUSED.items()}
+_NAMES = {theirs.__name__ for theirs in _FUSED}
+_DTYPES = (torch.float32, torch.float64)
+
+
+class NotReplaced(NamedTuple):
+    """A recurrent layer that was left as it is.
+
+    Attributes:
+        name: its qualified name in the model; empty for the model itself.
+        module: the layer.
+        reason: why, as a sentence without a full stop.
+    """
+
+    name: str
+    module: nn.Module
+    reason: str
+
+
+def replace_modules(model: Model, *, report: list[NotReplaced] | None = None) -> Model:
+    """Let every ``nn.LSTM``, ``nn.GRU``, ``nn.RNN`` and cell of ``model`` compute fused.
+
+    Each of them changes, in place, into the class of the same name of this package.  It is the
+    same object with the same parameters, hooks, buffers, mode, device and dtype, so an optimiser
+    made before goes on working, and ``state_dict`` stays as it was.
+
+    Left as they are: subclasses of these classes (they may compute something else), scripted and
+    quantised layers, layers whose ``forward`` was set on the instance, and layers of a dtype or
+    on a device that the package does not compute on.
+
+    Args:
+        model: any module; may be such a layer itself.
+        report: a list that receives a :class:`NotReplaced` for each recurrent layer left as it is.
+            If None, they are named in one ``UserWarning`` instead.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        TypeError: if ``model`` is not a module.
+
+    >>> model = torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.GRU(4, 8))
+    >>> weight = model[1].weight_hh_l0
+    >>> type(replace_modules(model)[1])
+    <class 'seq2seq_ext.nn.layers.GRU'>
+    >>> model[1].weight_hh_l0 is weight
+    True
+    """
+    _check_model(model, "replace_modules")
+    left: list[NotReplaced] = [] if report is None else report
+    already = len(left)
+    for name, module in model.named_modules():
+        cls = _class_without_parametrization(module)
+        if cls in _FUSED:
+            reason = _why_not(module)
+            if reason is None:
+                _change_class(module, _FUSED[cls])
+                continue
+        elif cls in _TORCH:
+            continue
+        else:
+            reason = _why_not_class(module)
+            if reason is None:
+                continue
+        left.append(NotReplaced(name, module, reason))
+    _warn(left[already:] if report is None else [], "replace_modules")
+    return model
+
+
+def restore_modules(model: Model, *, report: list[NotReplaced] | None = None) -> Model:
+    """Undo :func:`replace_modules`: give every layer of this package its class in ``torch.nn``.
+
+    Layers that were made as this package's change too, where ``torch.nn`` can compute the same.
+
+    Args:
+        model: any module; may be such a layer itself.
+        report: a list that receives a :class:`NotReplaced` for each layer that ``torch.nn`` has no
+            counterpart of.  If None, they are named in one ``UserWarning`` instead.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        TypeError: if ``model`` is not a module.
+
+    >>> model = torch.nn.Sequential(torch.nn.GRU(4, 8))
+    >>> type(restore_modules(replace_modules(model))[0])
+    <class 'torch.nn.modules.rnn.GRU'>
+    """
+    _check_model(model, "restore_modules")
+    left: list[NotReplaced] = [] if report is None else report
+    already = len(left)
+    for name, module in model.named_modules():
+        cls = _class_without_parametrization(module)
+        if cls in _TORCH:
+            if getattr(module, "reset_after", True):
+                _change_class(module, _TORCH[cls])
+            else:
+                left.append(NotReplaced(name, module, "torch.nn has no GRU with reset_after=False"))
+    _warn(left[already:] if report is None else [], "restore_modules")
+    return model
+
+
+def _check_model(model: Any, function: str) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{function} expects a torch.nn.Module, got {type(model).__name__}")
+
+
+def _parametrized(module: nn.Module) -> bool:
+    """Whether ``type(module)`` is a class made by torch.nn.utils.parametrize for this module."""
+    return "parametrizations" in module._modules and type(module).__name__.startswith(
+        "Parametrized"
+    )
+
+
+def _class_without_parametrization(module: nn.Module) -> type:
+    cls = type(module)
+    base = cls.__bases__[0] if _parametrized(module) else cls
+    layer_class: type = base.__dict__.get("_layer_class", base)
+    return layer_class
+
+
+def _change_class(module: nn.Module, cls: type[nn.Module]) -> None:
+    if _parametrized(module):
+        # The properties that compute the weights stand in a class of this module's own.
+        own = type(module)
+        namespace = {
+            key: value
+            for key, value in own.__dict__.items()
+            if key not in ("__dict__", "__weakref__", "__doc__", "_answered_class")
+        }
+        # Where there is an answer for __class__, that is what parametrize derives from.
+        cls = type(own.__name__, (cls.__dict__.get("_answered_class", cls),), namespace)
+    _actual_class.__set__(module, cls)
+    if isinstance(module, nn.RNNBase):
+        # nn.RNNBase looks its weights up anew; in ours the list is not kept.
+        module.__dict__.pop("_flat_weights", None)
+        module._init_flat_weights()
+
+
+def _why_not(module: nn.Module) -> str | None:
+    """Why a layer of ``torch.nn``'s own class cannot be served; None if it can."""
+    if "forward" in module.__dict__:
+        return "its forward was set on the instance"
+    for parameter in module.parameters():
+        if parameter.device.type not in ("cpu", "meta"):
+            return f"its parameters are on the device {parameter.device}"
+        if parameter.dtype not in _DTYPES:
+            return f"its parameters are {parameter.dtype}"
+    return None
+
+
+def _why_not_class(module: nn.Module) -> str | None:
+    """Why a recurrent layer of another class is left alone; None if it is no recurrent layer."""
+    if isinstance(module, torch.jit.ScriptModule):
+        scripted = getattr(module, "original_name", "") in _NAMES
+        return "it is scripted" if scripted else None
+    cls = type(module)
+    if isinstance(module, tuple(_TORCH)):
+        return None  # a subclass of this package's layer computes fused already
+    if isinstance(module, tuple(_FUSED)):
+        return f"{cls.__module__}.{cls.__qualname__} is a subclass of {_base_name(module)}"
+    if cls.__name__ in _NAMES and "quant" in cls.__module__:
+        return "it is quantised"
+    return None
+
+
+def _base_name(module: nn.Module) -> str:
+    return next(f"nn.{theirs.__name__}" for theirs in _FUSED if isinstance(module, theirs))
+
+
+def _warn(left: list[NotReplaced], function: str) -> None:
+    if left:
+        lines = "".join(f"\n  {name or '(the model)'}: {reason}" for name, _, reason in left)
+        warnings.warn(f"{function} left these layers as they are:{lines}", stacklevel=3)

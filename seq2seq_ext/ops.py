@@ -1,0 +1,332 @@
+"""The fused operators as torch sees them: wrapper, fake kernel and autograd, side by side.
+
+``torch.ops.seq2seq_ext.rnn`` runs a whole stack of recurrent layers over a whole sequence, and
+``rnn_backward`` computes all of its gradients; their schemas stand in ``csrc/ops.cpp``.  Both are
+single nodes to autograd, ``torch.compile`` and ``torch.export``.  A second derivative is taken
+through :mod:`seq2seq_ext.reference`: right for every cell, at the speed of plain torch.
+
+Sizes: T time steps, B sequences, N steps of a packed batch, I input features, H hidden units, P
+output features of a cell (H, or the projection's), L layers, D directions, G gates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from seq2seq_ext import _C  # noqa: F401 - importing it registers the operators
+from seq2seq_ext import reference
+
+__all__ = ["rnn"]
+
+# Values that backward keeps per hidden unit and step, as reserve_slots() in csrc/cpu/kernels.h, and
+# the number of units that a row of them is padded to.
+_RESERVE_SLOTS = {"lstm": 5, "gru": 4, "gru_reset_before": 3, "rnn_tanh": 0, "rnn_relu": 0}
+_UNIT_PADDING = 16
+
+# Arguments of the operator `rnn`, in order; autograd answers one gradient for each.
+_X, _H_0, _C_0, _WEIGHTS = range(4)
+_NUM_ARGUMENTS = 12
+# The same arguments of `rnn_backward` start here.
+_BACKWARD_OFFSET = 3
+
+
+def rnn(
+    x: Tensor,
+    h_0: Tensor,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    *,
+    cell: str,
+    num_layers: int,
+    bidirectional: bool,
+    lengths: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
+    resets: Tensor | None = None,
+    dropout_mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Run a stack of recurrent layers; :mod:`seq2seq_ext.functional` is the friendlier way in.
+
+    Args:
+        x: float32 or float64 (T, B, I) of any strides; with ``batch_sizes``, (N, I).
+        h_0: (L*D, B, P), in the dtype of ``x`` as all that follows.
+        c_0: (L*D, B, H) for ``"lstm"``, else None.
+        weights: per layer and direction ``w_ih`` (G*H, I or D*P), ``w_hh`` (G*H, P), then ``b_ih``
+            and ``b_hh`` (G*H,) or neither, then ``w_hr`` (P, H) for an LSTM with projection.
+        cell: ``"lstm"``, ``"gru"``, ``"gru_reset_before"``, ``"rnn_tanh"`` or ``"rnn_relu"``.
+        num_layers: L.
+        bidirectional: whether D is 2.
+        lengths: int64 (B,) on the CPU, 0 to T each, in any order.
+        batch_sizes: int64 (T,) on the CPU, as :class:`~torch.nn.utils.rnn.PackedSequence` has it.
+        resets: bool (T, B) or (N,); where true, the state entering that step is zero.
+        dropout_mask: (L-1, T, B, D*P) or (L-1, N, D*P), what the outputs of all layers but the last
+            are multiplied by.
+
+    Returns:
+        ``y`` (T, B, D*P) or (N, D*P), ``h_n`` (L*D, B, P), ``c_n`` (L*D, B, H) or None.
+
+    Raises:
+        RuntimeError: naming the argument whose rank, size, dtype, device or value is wrong.
+
+    >>> weights = [torch.zeros(8, 3), torch.zeros(8, 2)]
+    >>> x, state = torch.ones(5, 4, 3), torch.zeros(1, 4, 2)
+    >>> y, h_n, c_n = rnn(x, state, state, weights, cell="lstm", num_layers=1, bidirectional=False)
+    >>> y.shape
+    torch.Size([5, 4, 2])
+    """
+    differentiable = torch.is_grad_enabled() and (
+        x.requires_grad
+        or h_0.requires_grad
+        or (c_0 is not None and c_0.requires_grad)
+        or any(weight.requires_grad for weight in weights)
+    )
+    y, h_n, c_n, _ = torch.ops.seq2seq_ext.rnn.default(
+        x,
+        h_0,
+        c_0,
+        weights,
+        lengths,
+        batch_sizes,
+        resets,
+        dropout_mask,
+        cell,
+        num_layers,
+        bidirectional,
+        differentiable,
+    )
+    return y, h_n, c_n if cell == "lstm" else None
+
+
+def _sizes(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    cell: str,
+    num_layers: int,
+    bidirectional: bool,
+) -> tuple[Any, Any, Any]:
+    """Steps of all sequences together (N, or T*B), H, and the elements of the reserve."""
+    steps = x.size(0) if x.dim() == 2 else x.size(0) * x.size(1)
+    gates = {"lstm": 4, "gru": 3, "gru_reset_before": 3}.get(cell, 1)
+    D = 2 if bidirectional else 1
+    H, P = weights[0].size(0) // gates, weights[1].size(1)
+    padded = (H + _UNIT_PADDING - 1) // _UNIT_PADDING * _UNIT_PADDING
+    reserve = num_layers * D * steps * _RESERVE_SLOTS[cell] * padded
+    return steps, H, reserve + (num_layers - 1) * steps * D * P
+
+
+@torch.library.register_fake("seq2seq_ext::rnn")
+def _rnn_fake(
+    x: Tensor,
+    h_0: Tensor,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    resets: Tensor | None,
+    dropout_mask: Tensor | None,
+    cell: str,
+    num_layers: int,
+    bidirectional: bool,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _, H, reserve = _sizes(x, weights, cell, num_layers, bidirectional)
+    D = 2 if bidirectional else 1
+    B, P = h_0.size(1), h_0.size(2)
+    return (
+        x.new_empty((*x.shape[:-1], D * P)),
+        x.new_empty((num_layers * D, B, P)),
+        x.new_empty((num_layers * D, B, H) if cell == "lstm" else (0,)),
+        x.new_empty((reserve if save else 0,)),
+    )
+
+
+@torch.library.register_fake("seq2seq_ext::rnn_backward")
+def _rnn_backward_fake(
+    d_y: Tensor | None,
+    d_h_n: Tensor | None,
+    d_c_n: Tensor | None,
+    x: Tensor,
+    h_0: Tensor,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    resets: Tensor | None,
+    dropout_mask: Tensor | None,
+    y: Tensor,
+    reserve: Tensor,
+    cell: str,
+    num_layers: int,
+    bidirectional: bool,
+    input_grad: bool,
+    weight_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    return (
+        x.new_empty(x.shape if input_grad else (0,)),
+        x.new_empty(h_0.shape),
+        x.new_empty((0,) if c_0 is None else c_0.shape),
+        [x.new_empty(weight.shape) for weight in weights] if weight_grad else [],
+    )
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, h_0, c_0, weights, lengths, batch_sizes, resets, dropout_mask, *rest = inputs
+    y, _, _, reserve = output
+    ctx.cell, ctx.num_layers, ctx.bidirectional, ctx.save = rest
+    ctx.num_weights = len(weights)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(
+        x, h_0, c_0, lengths, batch_sizes, resets, dropout_mask, y, reserve, *weights
+    )
+
+
+def _rnn_autograd(
+    ctx: Any,
+    d_y: Tensor | None,
+    d_h_n: Tensor | None,
+    d_c_n: Tensor | None,
+    _d_reserve: Tensor | None,
+) -> tuple[Any, ...]:
+    grads: list[Any] = [None] * _NUM_ARGUMENTS
+    grads[_WEIGHTS] = [None] * ctx.num_weights
+    if d_y is None and d_h_n is None and d_c_n is None:
+        return tuple(grads)
+    if not ctx.save:
+        raise RuntimeError(
+            "save: expected True for a call of seq2seq_ext::rnn that is to be differentiated, "
+            "got False"
+        )
+    saved = ctx.saved_tensors
+    x, h_0, c_0, lengths, batch_sizes, resets, dropout_mask, y, reserve = saved[:9]
+    weights = list(saved[9:])
+    wanted = ctx.needs_input_grad
+    weight_wanted = wanted[_WEIGHTS]
+    d_x, d_h_0, d_c_0, d_weights = torch.ops.seq2seq_ext.rnn_backward.default(
+        d_y,
+        d_h_n,
+        d_c_n if ctx.cell == "lstm" else None,
+        x,
+        h_0,
+        c_0,
+        weights,
+        lengths,
+        batch_sizes,
+        resets,
+        dropout_mask,
+        y,
+        reserve,
+        ctx.cell,
+        ctx.num_layers,
+        ctx.bidirectional,
+        wanted[_X],
+        any(weight_wanted),
+    )
+    grads[_X] = d_x if wanted[_X] else None
+    grads[_H_0] = d_h_0 if wanted[_H_0] else None
+    grads[_C_0] = d_c_0 if wanted[_C_0] else None
+    if d_weights:
+        grads[_WEIGHTS] = [
+            d_weight if want else None
+            for d_weight, want in zip(d_weights, weight_wanted, strict=True)
+        ]
+    return tuple(grads)
+
+
+torch.library.register_autograd(
+    "seq2seq_ext::rnn", _rnn_autograd, setup_context=_save_for_backward
+)
+
+
+def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    d_y, d_h_n, d_c_n, x, h_0, c_0, weights, lengths, batch_sizes, resets, mask = inputs[:11]
+    ctx.cell, ctx.num_layers, ctx.bidirectional = inputs[13:16]
+    ctx.num_inputs = len(inputs)
+    ctx.num_weights = len(weights)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(
+        d_y, d_h_n, d_c_n, x, h_0, c_0, lengths, batch_sizes, resets, mask, *weights
+    )
+
+
+def _rnn_backward_autograd(
+    ctx: Any,
+    g_x: Tensor | None,
+    g_h_0: Tensor | None,
+    g_c_0: Tensor | None,
+    g_weights: Sequence[Tensor | None] | None,
+) -> tuple[Any, ...]:
+    """Gradients of the gradients: the reference, differentiated twice by torch.
+
+    ``y`` and the reserve get none: they are functions of the other inputs, through which the
+    reference computes them anew.
+    """
+    saved = ctx.saved_tensors
+    d_y, d_h_n, d_c_n, x, h_0, c_0, lengths, batch_sizes, resets, mask = saved[:10]
+    weights = list(saved[10:])
+
+    def leaf(tensor: Tensor) -> Tensor:
+        # A view keeps what leads up to the tensor, for still higher derivatives.
+        return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
+
+    with torch.enable_grad():
+        inputs = [leaf(t) for t in (x, h_0, c_0, *weights) if t is not None]
+        states = 2 if c_0 is None else 3
+        outputs = reference.rnn(
+            inputs[0],
+            inputs[1],
+            None if c_0 is None else inputs[2],
+            inputs[states:],
+            cell=ctx.cell,
+            num_layers=ctx.num_layers,
+            bidirectional=ctx.bidirectional,
+            lengths=lengths,
+            batch_sizes=batch_sizes,
+            resets=resets,
+            dropout_mask=mask,
+        )
+        cotangents = [None if d is None else leaf(d) for d in (d_y, d_h_n, d_c_n)]
+        pairs = [
+            (out, d)
+            for out, d in zip(outputs, cotangents, strict=True)
+            if out is not None and d is not None
+        ]
+        first = torch.autograd.grad(
+            [out for out, _ in pairs],
+            inputs,
+            [d for _, d in pairs],
+            create_graph=True,
+            allow_unused=True,
+        )
+        seeds = [g_x, g_h_0, *([] if c_0 is None else [g_c_0])]
+        seeds += list(g_weights) if g_weights else [None] * len(weights)
+        chosen = [
+            (grad, seed)
+            for grad, seed in zip(first, seeds, strict=True)
+            if grad is not None and seed is not None and grad.requires_grad
+        ]
+        targets = inputs + [d for d in cotangents if d is not None]
+        second: Sequence[Tensor | None] = [None] * len(targets)
+        if chosen:
+            second = torch.autograd.grad(
+                [grad for grad, _ in chosen],
+                targets,
+                [seed for _, seed in chosen],
+                create_graph=torch.is_grad_enabled(),
+                allow_unused=True,
+            )
+    found = iter(second[len(inputs) :])
+    grads: list[Any] = [None] * ctx.num_inputs
+    grads[:_BACKWARD_OFFSET] = [None if d is None else next(found) for d in cotangents]
+    grads[_BACKWARD_OFFSET + _X], grads[_BACKWARD_OFFSET + _H_0] = second[0], second[1]
+    if c_0 is not None:
+        grads[_BACKWARD_OFFSET + _C_0] = second[2]
+    grads[_BACKWARD_OFFSET + _WEIGHTS] = cast("list[Any]", list(second[states : len(inputs)]))
+    return tuple(grads)
+
+
+torch.library.register_autograd(
+    "seq2seq_ext::rnn_backward", _rnn_backward_autograd, setup_context=_save_for_double_backward
+)

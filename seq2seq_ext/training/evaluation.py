@@ -1,0 +1,106 @@
+"""A model's figures on pairs it has not seen: teacher-forced and free-running."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from seq2seq_ext.data import LengthBuckets, PairDataset
+from seq2seq_ext.metrics import count_correct_tokens, exact_match
+from seq2seq_ext.models import Seq2Seq
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares in [0, 1].
+
+    Args:
+        exact_match: of the pairs whose every token is right, ``</s>`` included.
+        token_accuracy: of the target's tokens that stand at their place, ``</s>`` included.
+    """
+
+    exact_match: float
+    token_accuracy: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of a model on a dataset.
+
+    Teacher-forced, the decoder reads the right token before every guess; free-running, its own.
+    For greedy search the two exact matches agree but for ties: as long as every guess is right,
+    both decoders read the same tokens. Their token accuracies differ after a first mistake.
+
+    Args:
+        loss: mean cross entropy, in nats a token.
+        teacher_forced: accuracy when fed the target.
+        free_running: accuracy when fed its own output.
+        predictions: free-running texts, in the dataset's order.
+    """
+
+    loss: float
+    teacher_forced: Accuracy
+    free_running: Accuracy
+    predictions: list[str]
+
+    def figures(self) -> dict[str, Any]:
+        """Everything but the predictions, as a dict that JSON can hold."""
+        return {name: value for name, value in asdict(self).items() if name != "predictions"}
+
+
+@torch.no_grad()
+def evaluate(model: Seq2Seq, dataset: PairDataset, *, batch_size: int = 256) -> Evaluation:
+    """Measure a model, in eval mode; the mode it was in returns afterwards.
+
+    Args:
+        model: what is measured.
+        dataset: pairs, at least one.
+        batch_size: pairs at once; figures do not depend on it.
+
+    Raises:
+        ValueError: if the dataset is empty.
+    """
+    if len(dataset) == 0:
+        raise ValueError("dataset must hold at least one pair, got none")
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    pad = model.config.pad_token_id
+    predictions = [""] * len(dataset)
+    nats = 0.0
+    tokens = forced_tokens = free_tokens = forced_rows = 0
+    try:
+        for rows in LengthBuckets(dataset, batch_size, shuffle=False):
+            batch = dataset[rows]
+            source, target, source_lengths, target_lengths = (side.to(device) for side in batch)
+            logits = model(source, target, source_lengths, target_lengths).logits
+            # Summed in float64: the mean over a large set should not depend on its batches.
+            nats += float(
+                functional.cross_entropy(
+                    logits.flatten(0, 1).double(),
+                    target.flatten(),
+                    ignore_index=pad,
+                    reduction="sum",
+                )
+            )
+            guesses = logits.argmax(-1)
+            tokens += int(target_lengths.sum())
+            forced_tokens += int(count_correct_tokens(guesses, target, target_lengths))
+            forced_rows += int(((guesses == target) | (target == pad)).all(1).sum())
+            # Room for outputs longer than any right answer; a decoder that runs on is cut there.
+            free = model.generate(source, source_lengths, max_new_tokens=target.size(1) + 8)
+            free_tokens += int(count_correct_tokens(free, target, target_lengths))
+            for row, ids in zip(rows, free.tolist(), strict=True):
+                predictions[row] = dataset.target_vocabulary.decode(ids)
+    finally:
+        model.train(was_training)
+    references = [target for _, target in dataset.pairs]
+    return Evaluation(
+        loss=nats / tokens,
+        teacher_forced=Accuracy(forced_rows / len(dataset), forced_tokens / tokens),
+        free_running=Accuracy(exact_match(predictions, references), free_tokens / tokens),
+        predictions=predictions,
+    )

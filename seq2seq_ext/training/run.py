@@ -1,0 +1,169 @@
+"""A trained model with its vocabularies, and the folder that keeps them.
+
+==============================  ================================================================
+``config.json``                 the model's config and how it was trained
+``source_vocabulary.json``      the source's tokens in the order of their ids
+``target_vocabulary.json``      the target's tokens in the order of their ids
+``model.safetensors``           the weights; their header holds a fingerprint of the files above
+``metrics.json``                figures measured on words not seen in training
+==============================  ================================================================
+
+Every file is replaced in one step, the weights last of those that must fit together. Where a run
+was killed between two of them, the fingerprint does not fit, and loading says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seq2seq_ext.data import Vocabulary
+from seq2seq_ext.data.extras import require
+from seq2seq_ext.data.files import read_json, write_bytes_atomically, write_json_atomically
+from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig
+
+FORMAT = 1
+_CONFIG = "config.json"
+_SOURCE = "source_vocabulary.json"
+_TARGET = "target_vocabulary.json"
+_WEIGHTS = "model.safetensors"
+_METRICS = "metrics.json"
+
+
+@dataclass
+class Run:
+    """A model that can be used.
+
+    Args:
+        model: the weights and their config.
+        source_vocabulary: encodes the sources.
+        target_vocabulary: decodes the targets.
+        settings: how the model was trained, as JSON can hold it.
+        metrics: its figures, as JSON can hold them.
+    """
+
+    model: Seq2Seq
+    source_vocabulary: Vocabulary
+    target_vocabulary: Vocabulary
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    def translate(self, texts: Sequence[str], *, batch_size: int = 256) -> list[str]:
+        """Convert texts, greedily; the model is in eval mode afterwards.
+
+        Args:
+            texts: sources; characters without an id are read as ``<unk>``.
+            batch_size: texts at once; results do not depend on it.
+        """
+        self.model.eval()
+        encoded = [torch.tensor(self.source_vocabulary.encode(t), dtype=torch.int64) for t in texts]
+        # Texts of about equal length share a batch, so that few steps are spent on padding.
+        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
+        device = next(self.model.parameters()).device
+        results = [""] * len(texts)
+        for first in range(0, len(order), batch_size):
+            rows = order[first : first + batch_size]
+            source = torch.nn.utils.rnn.pad_sequence(
+                [encoded[i] for i in rows],
+                batch_first=True,
+                padding_value=Vocabulary.pad_token_id,
+            )
+            lengths = torch.tensor([len(encoded[i]) for i in rows], dtype=torch.int64)
+            generated = self.model.generate(
+                source.to(device),
+                lengths.to(device),
+                max_new_tokens=2 * source.size(1) + 16,
+            )
+            for i, ids in zip(rows, generated.tolist(), strict=True):
+                results[i] = self.target_vocabulary.decode(ids)
+        return results
+
+
+def save_run(folder: str | os.PathLike[str], run: Run) -> None:
+    """Write a run folder, over an older one if there is one.
+
+    Raises:
+        ModuleNotFoundError: if safetensors is not installed.
+        OSError: if the folder cannot be written.
+    """
+    safetensors = require("safetensors.torch", extra="train", purpose="saving a run")
+    folder = Path(folder)
+    config = {
+        "format": FORMAT,
+        "model": run.model.config.to_dict(),
+        "settings": dict(run.settings),
+    }
+    weights = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in run.model.state_dict().items()
+    }
+    fingerprint = _fingerprint(run.model.config, run.source_vocabulary, run.target_vocabulary)
+    content: bytes = safetensors.save(weights, {"fingerprint": fingerprint})
+    write_json_atomically(folder / _CONFIG, config)
+    run.source_vocabulary.save(folder / _SOURCE)
+    run.target_vocabulary.save(folder / _TARGET)
+    write_bytes_atomically(folder / _WEIGHTS, content)
+    write_json_atomically(folder / _METRICS, dict(run.metrics))
+
+
+def load_run(folder: str | os.PathLike[str]) -> Run:
+    """Read what `save_run` wrote; the model is in eval mode, on the CPU.
+
+    Raises:
+        FileNotFoundError: if there is no such folder or it lacks a file.
+        ValueError: if a file is damaged, or files of two runs are mixed.
+        ModuleNotFoundError: if safetensors is not installed.
+    """
+    safetensors = require("safetensors", extra="train", purpose="loading a run")
+    folder = Path(folder)
+    missing = [
+        name
+        for name in (_CONFIG, _SOURCE, _TARGET, _WEIGHTS, _METRICS)
+        if not (folder / name).is_file()
+    ]
+    if missing:
+        state = f"lacks {', '.join(missing)}" if folder.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{folder} is no run folder: it {state}")
+
+    description = read_json(folder / _CONFIG)
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise ValueError(f"{folder / _CONFIG} must be a run's config of format {FORMAT}")
+    try:
+        config = Seq2SeqConfig.from_dict(description["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / _CONFIG} holds no valid model config: {error}") from error
+    source_vocabulary = Vocabulary.load(folder / _SOURCE)
+    target_vocabulary = Vocabulary.load(folder / _TARGET)
+
+    try:
+        with safetensors.safe_open(folder / _WEIGHTS, framework="pt") as file:
+            fingerprint = (file.metadata() or {}).get("fingerprint")
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{folder / _WEIGHTS} is damaged: {error}") from error
+    if fingerprint != _fingerprint(config, source_vocabulary, target_vocabulary):
+        raise ValueError(
+            f"{folder} mixes files of two runs: {_WEIGHTS} was not saved with this {_CONFIG}, "
+            f"{_SOURCE} and {_TARGET}; train again"
+        )
+    model = Seq2Seq(config)
+    model.load_state_dict(weights)
+    return Run(
+        model.eval(),
+        source_vocabulary,
+        target_vocabulary,
+        settings=description.get("settings", {}),
+        metrics=read_json(folder / _METRICS),
+    )
+
+
+def _fingerprint(config: Seq2SeqConfig, source: Vocabulary, target: Vocabulary) -> str:
+    """SHA-256 of all that the weights depend on."""
+    described = [config.to_dict(), source.to_list(), target.to_list()]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,40 @@
+"""What every test relies on: one seed, a state of the generators that no test leaks, GPU marks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# Examples are drawn alike in every run, so that a failure is one that everybody sees.
+settings.register_profile(
+    "seq2seq_ext",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
+)
+settings.load_profile("seq2seq_ext")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        skip = pytest.mark.skip(reason="needs an NVIDIA GPU; torch sees none")
+        for item in items:
+            if "cuda" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    """Seed torch and random for the test, and put back what was there and the default dtype."""
+    torch_state, random_state = torch.get_rng_state(), random.getstate()
+    dtype = torch.get_default_dtype()
+    torch.manual_seed(0)
+    random.seed(0)
+    yield
+    torch.set_default_dtype(dtype)
+    torch.set_rng_state(torch_state)
+    random.setstate(random_state)

@@ -1,0 +1,425 @@
+"""Encoder, bridge, decoder and `Seq2Seq`, against loops written out from the equations."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from seq2seq_ext.models import Bridge, Decoder, DecoderState, Encoder, Seq2Seq, Seq2SeqConfig
+from seq2seq_ext.models.state import reverse_rows
+
+PAD, BOS, EOS = 0, 2, 3
+SMALL = {
+    "source_vocab_size": 11,
+    "target_vocab_size": 9,
+    "source_embedding_size": 5,
+    "target_embedding_size": 6,
+    "encoder_hidden_size": 7,
+    "decoder_hidden_size": 8,
+}
+# Every cell, depth, direction, bridge and output at least once.
+CONFIGS = {
+    "gru": {},
+    "gru_copy": {"decoder_hidden_size": 7},
+    "gru_two_layers": {"encoder_num_layers": 2, "decoder_num_layers": 2},
+    "lstm_bidirectional": {"cell": "lstm", "bidirectional": True, "decoder_num_layers": 2},
+    "lstm_copy": {"cell": "lstm", "bidirectional": True, "decoder_hidden_size": 14},
+    "lstm_context": {"cell": "lstm", "bridge": "context", "context_size": 4, "output": "maxout"},
+    "rnn_reversed": {"cell": "rnn", "reverse_source": True, "encoder_num_layers": 3},
+    "rnn_relu": {"cell": "rnn", "nonlinearity": "relu", "context_every_step": True},
+    "cho2014": {
+        "reset_after": False,
+        "context_size": 4,
+        "context_every_step": True,
+        "bridge": "context",
+        "output": "maxout",
+        "maxout_size": 3,
+        "output_rank": 2,
+    },
+}
+each_config = pytest.mark.parametrize("name", CONFIGS)
+
+
+def make(name, **changes):
+    torch.manual_seed(0)
+    return Seq2Seq(Seq2SeqConfig(**(SMALL | CONFIGS[name] | changes))).double()
+
+
+def batch():
+    """Sources and targets of unequal, unsorted lengths."""
+    source = torch.tensor([[4, 5, 6, 0, 0], [7, 8, 9, 10, 4], [5, 0, 0, 0, 0], [6, 6, 0, 0, 0]])
+    target = torch.tensor([[4, 5, 3, 0], [6, 3, 0, 0], [7, 8, 8, 3], [3, 0, 0, 0]])
+    return source, target, torch.tensor([3, 5, 1, 2]), torch.tensor([3, 2, 4, 1])
+
+
+def cell_step(config, x, h, c, w_ih, w_hh, b_ih, b_hh):
+    """One step of one cell, from the equations."""
+    if config.cell == "rnn":
+        activation = torch.tanh if config.nonlinearity == "tanh" else torch.relu
+        return activation(x @ w_ih.T + b_ih + h @ w_hh.T + b_hh), None
+    if config.cell == "lstm":
+        i, f, g, o = (x @ w_ih.T + b_ih + h @ w_hh.T + b_hh).chunk(4, -1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        return o.sigmoid() * c.tanh(), c
+    x_r, x_z, x_n = (x @ w_ih.T + b_ih).chunk(3, -1)
+    u_r, u_z, u_n = w_hh.chunk(3)
+    b_r, b_z, b_n = b_hh.chunk(3)
+    r = (x_r + h @ u_r.T + b_r).sigmoid()
+    z = (x_z + h @ u_z.T + b_z).sigmoid()
+    if config.reset_after:
+        n = (x_n + r * (h @ u_n.T + b_n)).tanh()
+    else:
+        n = (x_n + (r * h) @ u_n.T + b_n).tanh()
+    return (1 - z) * n + z * h, None
+
+
+def weights_of(stack, layer, suffix=""):
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    return [getattr(stack.rnn, f"{name}_l{layer}{suffix}") for name in names]
+
+
+def encode_one(encoder, tokens):
+    """One sequence without padding: final states (layers, size), context (size,)."""
+    config = encoder.config
+    if config.reverse_source:
+        tokens = tokens[::-1]
+    sequence = [encoder.embedding.weight[token] for token in tokens]
+    h_n, c_n = [], []
+    for layer in range(config.encoder_num_layers):
+        outputs, finals, cells = [], [], []
+        for suffix in ("", "_reverse") if config.bidirectional else ("",):
+            h = c = sequence[0].new_zeros(config.encoder_hidden_size)
+            steps = sequence[::-1] if suffix else sequence
+            states = []
+            for x in steps:
+                h, c = cell_step(config, x, h, c, *weights_of(encoder.stack, layer, suffix))
+                states.append(h)
+            outputs.append(states[::-1] if suffix else states)
+            finals.append(h)
+            cells.append(c)
+        sequence = [torch.cat(parts) for parts in zip(*outputs, strict=True)]
+        h_n.append(torch.cat(finals))
+        c_n.append(torch.cat(cells) if config.cell == "lstm" else None)
+    context = h_n[-1]
+    if config.context_size is not None:
+        context = torch.tanh(encoder.context.weight @ context)
+    return h_n, c_n, context
+
+
+def decode_one(model, encoded, inputs):
+    """Logits (len(inputs), V) of one sequence, token by token."""
+    config, decoder, bridge = model.config, model.decoder, model.bridge
+    h_n, c_n, context = encoded
+    if bridge.hidden is None:
+        h, c = list(h_n), list(c_n)
+    else:
+        from_context = config.bridge == "context"
+        h = torch.tanh(bridge.hidden(context if from_context else torch.cat(h_n)))
+        h = list(h.split(config.decoder_hidden_size))
+        c = [None] * len(h)
+        if config.cell == "lstm":
+            c = bridge.cell(context if from_context else torch.cat(c_n))
+            c = list(c.split(config.decoder_hidden_size))
+    logits = []
+    for token in inputs:
+        embedded = x = decoder.embedding.weight[token]
+        if config.context_every_step:
+            x = torch.cat((x, context))
+        for layer in range(config.decoder_num_layers):
+            h[layer], c[layer] = cell_step(
+                config, x, h[layer], c[layer], *weights_of(decoder.stack, layer)
+            )
+            x = h[layer]
+        if decoder.maxout is not None:
+            s = (
+                decoder.maxout.from_state.weight @ x
+                + decoder.maxout.from_state.bias
+                + decoder.maxout.from_token.weight @ embedded
+                + decoder.maxout.from_context.weight @ context
+            )
+            x = torch.maximum(s[0::2], s[1::2])
+        logits.append(decoder.output(x))
+    return torch.stack(logits)
+
+
+@each_config
+def test_forward_equals_the_equations_written_out(name):
+    model = make(name)
+    source, target, source_lengths, target_lengths = batch()
+    logits = model(source, target, source_lengths, target_lengths).logits
+    for row in range(len(source)):
+        tokens = source[row, : source_lengths[row]].tolist()
+        inputs = [BOS, *target[row, : target_lengths[row] - 1].tolist()]
+        expected = decode_one(model, encode_one(model.encoder, tokens), inputs)
+        torch.testing.assert_close(logits[row, : len(inputs)], expected)
+
+
+@each_config
+def test_teacher_forcing_equals_the_loop_over_tokens(name, monkeypatch):
+    model = make(name)
+    fused = model(*batch())
+    # A ratio just under 1 takes the loop; draws of 0 keep every token the target's.
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.zeros(shape))
+    looped = model(*batch(), teacher_forcing_ratio=0.99)
+    valid = fused.labels != PAD
+    torch.testing.assert_close(looped.logits[valid], fused.logits[valid])
+    torch.testing.assert_close(looped.loss, fused.loss)
+
+
+def test_free_running_feeds_the_best_guess():
+    model = make("gru")
+    source, target, *lengths = batch()
+    logits = model(source, target, *lengths, teacher_forcing_ratio=0.0).logits
+    state = model.start(source, lengths[0])
+    tokens = torch.full((len(source),), BOS)
+    for t in range(target.size(1)):
+        expected, state = model.step(tokens, state)
+        torch.testing.assert_close(logits[:, t], expected)
+        tokens = expected.argmax(-1)
+
+
+def test_teacher_forcing_is_drawn_for_every_token_of_every_row(monkeypatch):
+    model = make("gru")
+    source, target, *lengths = batch()
+    draws = torch.rand(target.shape)
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: draws.reshape(shape))
+    fed = []
+    step = model.decoder.step
+
+    def record(tokens, state):
+        fed.append(tokens)
+        return step(tokens, state)
+
+    monkeypatch.setattr(model.decoder, "step", record)
+    output = model(source, target, *lengths, teacher_forcing_ratio=0.5)
+    guesses = output.logits.argmax(-1)
+    for t in range(1, target.size(1)):
+        for row in range(len(source)):
+            right = output.labels[row, t - 1] if draws[row, t] < 0.5 else guesses[row, t - 1]
+            assert fed[t][row] == right
+    assert (draws[:, 1:] < 0.5).any()
+    assert (draws[:, 1:] >= 0.5).any()
+
+
+@each_config
+def test_batch_one_equals_batch_n(name):
+    model = make(name)
+    source, target, source_lengths, target_lengths = batch()
+    together = model(source, target, source_lengths, target_lengths).logits
+    for row in range(len(source)):
+        t, u = source_lengths[row], target_lengths[row]
+        alone = model(source[row : row + 1, :t], target[row : row + 1, :u]).logits
+        torch.testing.assert_close(together[row, :u], alone[0])
+
+
+@each_config
+def test_padding_changes_nothing(name):
+    model = make(name)
+    source, target, source_lengths, target_lengths = batch()
+    tight = model(source, target)
+    tight.loss.backward()
+    gradients = [p.grad.clone() for p in model.parameters()]
+
+    model.zero_grad()
+    # Three more columns, and any tokens at all past the ends.
+    generator = torch.Generator().manual_seed(1)
+
+    def pad_with_anything(tokens, lengths, vocab_size):
+        rows, time = len(tokens), tokens.size(1) + 3
+        noise = torch.randint(vocab_size, (rows, time), generator=generator)
+        inside = torch.arange(time) < lengths[:, None]
+        return torch.where(inside, nn.functional.pad(tokens, (0, 3)), noise)
+
+    loose = model(
+        pad_with_anything(source, source_lengths, 11),
+        pad_with_anything(target, target_lengths, 9),
+        source_lengths,
+        target_lengths,
+    )
+    loose.loss.backward()
+    torch.testing.assert_close(loose.loss, tight.loss)
+    for u, loose_row, tight_row in zip(target_lengths, loose.logits, tight.logits, strict=True):
+        torch.testing.assert_close(loose_row[:u], tight_row[:u])
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+@each_config
+def test_gradients_reach_every_parameter(name):
+    model = make(name)
+    model(*batch()).loss.backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.abs().max() > 0, parameter_name
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_loss_is_the_mean_over_tokens_that_are_no_padding(label_smoothing):
+    model = make("lstm_bidirectional")
+    output = model(*batch(), label_smoothing=label_smoothing)
+    _, target, _, target_lengths = batch()
+    terms = []
+    for row, length in enumerate(target_lengths.tolist()):
+        for t in range(length):
+            log_probabilities = output.logits[row, t].log_softmax(-1)
+            right = -log_probabilities[target[row, t]]
+            terms.append((1 - label_smoothing) * right - label_smoothing * log_probabilities.mean())
+    torch.testing.assert_close(output.loss, torch.stack(terms).mean())
+
+
+def test_rows_of_length_zero():
+    model = make("gru")
+    source, target, *_ = batch()
+    output = model(source, target, torch.tensor([0, 5, 1, 0]), torch.tensor([3, 0, 4, 1]))
+    assert torch.isfinite(output.loss)
+    encoded = model.encoder(source, torch.zeros(4, dtype=torch.int64))
+    assert (encoded.context == 0).all()
+
+
+def test_dropout_acts_in_training_alone():
+    model = make("gru_two_layers", dropout=0.5)
+    model.train()
+    assert model(*batch()).loss != model(*batch()).loss
+    model.eval()
+    assert model(*batch()).loss == model(*batch()).loss
+
+
+@pytest.mark.parametrize("encoder_layers", [1, 3])
+@pytest.mark.parametrize("decoder_layers", [1, 2])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_the_bridge_fits_any_two_stacks(cell, bidirectional, decoder_layers, encoder_layers):
+    config = Seq2SeqConfig(
+        **SMALL,
+        cell=cell,
+        bidirectional=bidirectional,
+        encoder_num_layers=encoder_layers,
+        decoder_num_layers=decoder_layers,
+    )
+    source, *_ = batch()
+    state = Bridge(config)(Encoder(config)(source))
+    assert state.h.shape == (decoder_layers, 4, 8)
+    assert (state.c is None) == (cell == "gru")
+    if state.c is not None:
+        assert state.c.shape == state.h.shape
+
+
+def test_copying_hands_the_state_over_untouched():
+    model = make("lstm_copy")
+    source, *_ = batch()
+    encoded = model.encoder(source)
+    state = model.bridge(encoded)
+    assert state.h is encoded.h
+    assert state.c is encoded.c
+    assert not list(model.bridge.parameters())
+
+
+def test_state_selects_rows_in_any_order():
+    state = DecoderState(torch.randn(2, 3, 4), torch.randn(2, 3, 4), torch.randn(3, 5))
+    rows = torch.tensor([2, 0, 2])
+    chosen = state.select(rows)
+    assert torch.equal(chosen.h, state.h[:, rows])
+    assert torch.equal(chosen.c, state.c[:, rows])
+    assert torch.equal(chosen.context, state.context[rows])
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.lists(st.integers(1, 9), max_size=6), min_size=1, max_size=5))
+def test_reversing_turns_each_row_around_within_its_length(rows):
+    time = max(map(len, rows))
+    tokens = torch.tensor([row + [0] * (time - len(row)) for row in rows], dtype=torch.int64)
+    tokens = tokens.reshape(len(rows), time)
+    lengths = torch.tensor([len(row) for row in rows])
+    expected = [row[::-1] + [0] * (time - len(row)) for row in rows]
+    assert reverse_rows(tokens, lengths).tolist() == expected
+
+
+def test_encoder_and_decoder_serve_alone():
+    config = Seq2SeqConfig(**SMALL)
+    source, target, *_ = batch()
+    encoded = Encoder(config)(source)
+    assert encoded.outputs.shape == (4, 5, 7)
+    assert encoded.h.shape == (1, 4, 7)
+    logits, state = Decoder(config)(target, Bridge(config)(encoded))
+    assert logits.shape == (4, 4, 9)
+    assert state.h.shape == (1, 4, 8)
+
+
+# The config
+
+
+@each_config
+def test_config_round_trip_through_json(name):
+    config = Seq2SeqConfig(**(SMALL | CONFIGS[name]))
+    assert Seq2SeqConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_config_names_every_field_in_its_docstring():
+    for field in dataclasses.fields(Seq2SeqConfig):
+        assert f"        {field.name}:" in Seq2SeqConfig.__doc__, field.name
+
+
+def test_cho2014_is_the_papers_model():
+    config = Seq2SeqConfig.cho2014(30, 40)
+    assert (config.encoder_hidden_size, config.target_embedding_size) == (1000, 100)
+    assert (config.output, config.maxout_size, config.output_rank) == ("maxout", 500, 100)
+    assert not config.reset_after
+    assert config.context_every_step
+    assert Seq2SeqConfig.cho2014(30, 40, maxout_size=50).maxout_size == 50
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"cell": "transformer"}, ValueError, "cell must be one of .*'gru'.*, got 'transformer'"),
+        ({"encoder_hidden_size": 0}, ValueError, "encoder_hidden_size must be at least 1, got 0"),
+        ({"decoder_num_layers": 1.0}, TypeError, "decoder_num_layers must be an int, got 1.0"),
+        ({"bidirectional": 1}, TypeError, "bidirectional must be a bool, got 1"),
+        ({"dropout": 1.0}, ValueError, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"dropout": "0"}, TypeError, "dropout must be a number, got '0'"),
+        ({"bridge": "copy"}, ValueError, r"bridge='copy' needs .* \(1, 7\) .* \(1, 8\)"),
+        ({"maxout_size": 5}, ValueError, "maxout_size=5 needs output='maxout'"),
+        ({"eos_token_id": 9}, ValueError, r"eos_token_id must be in \[0, 9\).*, got 9"),
+        ({"eos_token_id": 2}, ValueError, r"must differ, got \[0, 1, 2, 2\]"),
+    ],
+)
+def test_config_refuses_what_makes_no_model(changes, error, message):
+    with pytest.raises(error, match=message):
+        Seq2SeqConfig(**(SMALL | changes))
+
+
+def test_config_from_dict_names_unknown_and_missing_fields():
+    with pytest.raises(ValueError, match=r"unknown Seq2SeqConfig fields \['hidden'\]"):
+        Seq2SeqConfig.from_dict(SMALL | {"hidden": 3})
+    with pytest.raises(ValueError, match=r"\['target_vocab_size'\] are missing"):
+        Seq2SeqConfig.from_dict({"source_vocab_size": 9})
+
+
+# Wrong calls
+
+FOUR = torch.full((4,), 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"source": torch.zeros(4, dtype=torch.int64)}, ValueError, "source must be 2-D"),
+        ({"source": torch.zeros(4, 3)}, TypeError, "source must be int64, got torch.float32"),
+        ({"source": torch.full((4, 3), 11)}, ValueError, r"source must hold ids in \[0, 11\)"),
+        ({"target": torch.full((4, 3), -1)}, ValueError, r"target must hold .*, got -1"),
+        ({"target": torch.zeros(3, 3, dtype=torch.int64)}, ValueError, "batch size 4, got 3"),
+        ({"source_lengths": FOUR + 4}, ValueError, r"source_lengths must be in \[0, 5\], got 6"),
+        ({"source_lengths": FOUR[:3]}, ValueError, r"must have shape \(4,\), got \(3,\)"),
+        ({"target_lengths": -FOUR}, ValueError, r"target_lengths must be in \[0, 4\], got -2"),
+        ({"target_lengths": FOUR * 0.5}, TypeError, "target_lengths must hold integers"),
+        ({"teacher_forcing_ratio": 1.5}, ValueError, r"teacher_forcing_ratio .*, got 1.5"),
+    ],
+)
+def test_wrong_calls_name_the_argument(arguments, error, message):
+    source, target, *_ = batch()
+    with pytest.raises(error, match=message):
+        make("gru")(**({"source": source, "target": target} | arguments))
