@@ -73,8 +73,9 @@ def lstm(
         TypeError: if an argument is not a tensor where one is wanted, or ``lengths`` or ``resets``
             has a wrong dtype.
         ValueError: if ``input`` has a wrong rank or a dtype other than the weights', or
-            ``lengths`` or ``resets`` a wrong size or value.
-        RuntimeError: if sizes, dtypes or devices do not fit, or T is 0.
+            ``lengths`` or ``resets`` a wrong size.
+        RuntimeError: if sizes, dtypes or devices do not fit, T is 0, or a length is negative or
+            larger than T.
 
     >>> weights = [torch.zeros(8, 3), torch.zeros(8, 2)]
     >>> output, (h_n, c_n) = lstm(torch.ones(5, 4, 3), None, weights)
@@ -263,8 +264,9 @@ def _forward(
     if len(weights) < 2:
         raise RuntimeError(f"weights must hold at least w_ih and w_hh, got {len(weights)} tensors")
     w_ih, w_hh = weights[0], weights[1]
-    if not isinstance(w_ih, Tensor) or not isinstance(w_hh, Tensor):
-        raise TypeError(f"weights must be Tensors, got {_kind(weights)}")
+    for weight in weights:
+        if not isinstance(weight, Tensor):
+            raise TypeError(f"weights must be Tensors, got {_kind(weights)}")
     if w_ih.dim() != 2 or w_hh.dim() != 2:
         raise RuntimeError(
             f"w_ih and w_hh must have 2 dimensions, got {w_ih.dim()} and {w_hh.dim()}"
@@ -279,8 +281,7 @@ def _forward(
         )
     if x.size(-1) != w_ih.size(1):
         raise RuntimeError(
-            "input.size(-1) must be equal to input_size. "
-            f"Expected {w_ih.size(1)}, got {x.size(-1)}"
+            f"input.size(-1) must be equal to input_size. Expected {w_ih.size(1)}, got {x.size(-1)}"
         )
     if x.device != device:
         raise RuntimeError(
@@ -328,6 +329,8 @@ def _forward(
         resets=resets,
         dropout_mask=dropout_mask,
     )
+    if y.device != device:  # the operator goes where any one of its tensors leads
+        raise RuntimeError(f"weights must all be on the device {device}, got one on {y.device}")
 
     if isinstance(input, PackedSequence):
         if unsorted_indices is not None:

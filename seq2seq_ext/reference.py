@@ -225,10 +225,10 @@ def rnn(
         if resets is not None:
             resets = dense(_checked(resets, "resets", (x.shape[0],), torch.bool))
         if dropout_mask is not None:
-            size = (num_layers - 1, x.shape[0], D * h_0.shape[2])
-            _checked(dropout_mask, "dropout_mask", size, x.dtype)
+            packed_size = (num_layers - 1, x.shape[0], D * h_0.shape[2])
+            _checked(dropout_mask, "dropout_mask", packed_size, x.dtype)
             dropout_mask = torch.stack([dense(mask) for mask in dropout_mask])
-        y, h_n, c_n = rnn(
+        output, h_last, c_last = rnn(
             dense(x),
             h_0,
             c_0,
@@ -240,7 +240,7 @@ def rnn(
             resets=resets,
             dropout_mask=dropout_mask,
         )
-        return y[time, row], h_n, c_n
+        return output[time, row], h_last, c_last
 
     T, B = x.shape[:2]
     if T == 0:
@@ -415,7 +415,9 @@ def _check_weights(
         if not isinstance(weight, Tensor):
             raise TypeError(f"weights[{index}] must be a Tensor, got {type(weight).__name__}")
     H, P = weights[0].shape[0] // G, h_0.shape[-1]
-    expected = {"h_0": (h_0, (num_layers * D, x.shape[-2] if x.dim() == 3 else h_0.shape[1], P))}
+    expected: dict[str, tuple[Tensor, tuple[int, ...]]] = {}
+    B = x.shape[1] if x.dim() == 3 else h_0.shape[1]
+    expected["h_0"] = (h_0, (num_layers * D, B, P))
     if cell == "lstm":
         if c_0 is None:
             raise RuntimeError("c_0 must be given for an lstm, got None")

@@ -75,6 +75,8 @@ def bad_values(rng: random.Random, tensor: Any) -> Any:
 
 
 def spoil_input(rng: random.Random, call: Call) -> None:
+    if isinstance(call["input"], Tensor) and call["input"].numel() > 1000:
+        return  # spoil_huge has been there
     if isinstance(call["input"], PackedSequence):
         call["input"] = bad_packed(rng, call["input"])
     elif rng.random() < 0.25:
@@ -138,7 +140,7 @@ def spoil_resets(rng: random.Random, call: Call) -> None:
         lambda: good,
         lambda: good.float(),
         lambda: good.to(torch.uint8),
-        lambda: good.T.contiguous(),
+        lambda: good.transpose(0, -1).contiguous(),
         lambda: good.unsqueeze(-1),
         lambda: good.reshape(-1),
         lambda: good.tolist(),
@@ -194,7 +196,8 @@ def outcome(call: Callable[[], Any]) -> Any:
     try:
         return call()
     except CLEAN as error:
-        assert str(error), "an error without a word"
+        if not str(error):
+            pytest.fail(f"an error without a word: {error!r}")
         return error
 
 
@@ -242,7 +245,8 @@ def by_reference(layer: nn.RNNBase, call: Call) -> Any:
         B = x.shape[1]
     if hx is None:
         hx = [torch.zeros(1, B, 6)] * (2 if layer.mode == "LSTM" else 1)
-    hx = [s.unsqueeze(1) if single else s for s in states(hx)]
+    else:
+        hx = [s.unsqueeze(1) if single else s for s in states(hx)]
     cell = {"LSTM": "lstm", "GRU": "gru", "RNN_TANH": "rnn_tanh"}[layer.mode]
     y, h_n, c_n = reference.rnn(
         x,
@@ -258,10 +262,6 @@ def by_reference(layer: nn.RNNBase, call: Call) -> Any:
     )
     results = [y, h_n] if c_n is None else [y, h_n, c_n]
     return [r.squeeze(1) for r in results] if single else results
-
-
-def on_meta(call: Call) -> bool:
-    return any(t is not None and "meta" in repr(t) for t in call.values())
 
 
 @pytest.mark.parametrize(("ours", "theirs"), LAYERS, ids=LAYER_IDS)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-# Kinder to a busy machine than a mean: what else runs can only add.
+# The best of several, for what else runs on the machine can only add.
 REPEATS = 5
 MAX_SECONDS = 0.3
 
@@ -30,7 +31,10 @@ def test_adds_little_to_importing_torch() -> None:
         "print(time.perf_counter() - start)"
     )
     run(code)  # writes the byte code
-    assert min(float(run(code)) for _ in range(REPEATS)) <= MAX_SECONDS
+    seconds: list[float] = []
+    while len(seconds) < REPEATS and min(seconds, default=math.inf) > MAX_SECONDS:
+        seconds.append(float(run(code)))
+    assert min(seconds) <= MAX_SECONDS, seconds
 
 
 def test_imports_no_extra() -> None:

@@ -53,7 +53,7 @@ def check(cell: str, form: str, layer: nn.RNNBase, T: int, B: int) -> None:
     else:
         theirs = both(run_torch, given.to(dtype))
     # Against a truth in float64 the error of float64 itself is noise: only the floor holds.
-    assert_within_torch_error(ours, theirs, truth, floor=64.0 if dtype == torch.float64 else 4.0)
+    assert_within_torch_error(ours, theirs, truth, floor=64.0 if dtype == torch.float64 else 8.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])

@@ -109,9 +109,7 @@ def test_two_halves_equal_the_whole(layer: nn.RNNBase, T: int, B: int, data: st.
     lengths, resets = torch.randint(0, T + 1, (B,)), torch.rand(T, B) < 0.3
     y, h_n = layer(x, hx, lengths=lengths, resets=resets)
     first, state = layer(x[:cut], hx, lengths=lengths.clamp(max=cut), resets=resets[:cut])
-    second, last = layer(
-        x[cut:], state, lengths=(lengths - cut).clamp(min=0), resets=resets[cut:]
-    )
+    second, last = layer(x[cut:], state, lengths=(lengths - cut).clamp(min=0), resets=resets[cut:])
     close([torch.cat([first, second]), *states(last)], [y, *states(h_n)])
 
 

@@ -19,7 +19,6 @@ from torch.nn.utils import parametrizations, parametrize, prune
 import seq2seq_ext.nn as fused
 from seq2seq_ext.nn import replace_modules, restore_modules
 
-
 # Replacing what can be replaced is silent.
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,14 @@ from seq2seq_ext.data import PairDataset, Vocabulary
 from seq2seq_ext.data.extras import MissingExtraError
 from seq2seq_ext.metrics import count_correct_tokens, exact_match
 from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig
-from seq2seq_ext.training import Run, TrainingOptions, evaluate, load_run, save_run
+from seq2seq_ext.training import (
+    Run,
+    TrainingOptions,
+    evaluate,
+    fastest_num_threads,
+    load_run,
+    save_run,
+)
 from seq2seq_ext.training.options import Pace, one_cycle
 
 
@@ -163,6 +171,28 @@ def test_observed_tokens_and_accuracy_are_those_of_the_batch():
     assert seen.loss == pytest.approx(float(output.loss.detach()))
     right = count_correct_tokens(output.logits.argmax(-1), batch.target, batch.target_lengths)
     assert seen.token_accuracy == pytest.approx(int(right) / 40)
+
+
+@pytest.mark.parametrize("slow", [1, 2])
+def test_the_number_of_threads_is_the_faster_one(slow, monkeypatch):
+    model = small_model(dropout=0.5)
+    weights = [p.clone() for p in model.parameters()]
+    random_state = torch.get_rng_state()
+    present = [2]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: present[0])
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: present.__setitem__(0, n))
+    forward = Seq2Seq.forward
+
+    def delayed(self, *batch):
+        time.sleep(0.03 if present[0] == slow else 0.0)
+        return forward(self, *batch)
+
+    monkeypatch.setattr(Seq2Seq, "forward", delayed)
+    assert fastest_num_threads(model, dataset()[range(4)], rounds=3) == 3 - slow
+    assert present == [2]
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(map(torch.equal, weights, model.parameters()))
+    assert all(p.grad is None for p in model.parameters())
 
 
 @needs_lightning

@@ -150,7 +150,8 @@ class LayerBackward {
     const int64_t panels = panels_of(I, kColumns);
     const int64_t K = P_::kInputSlots * Hp_;
     large_product<T, kPlainVectors>(
-        {count, K, panels, rows, nullptr, w_ih_, K * kColumns, c, panels * kColumns, kColumns, accumulate, scratch});
+        {count, K, panels, rows, nullptr, w_ih_, K * kColumns, c, panels * kColumns, kColumns,
+         accumulate ? c : nullptr, panels * kColumns, scratch});
   }
 
  private:
@@ -214,7 +215,7 @@ class LayerBackward {
       for (int64_t q = work.units.begin; q < work.units.end; ++q) {
         panel_product<T, kPlainVectors>(
             rows, {P_size_, d_out_ + r0 * ldh_, step * ldh_, w_hr_ + q * P_size_ * kColumns,
-                   d_inner_ + first * ldc_ + q * kColumns, step * ldc_, false});
+                   d_inner_ + first * ldc_ + q * kColumns, step * ldc_, nullptr, 0});
       }
     }
     for (int64_t j = 0; j < rows; ++j) {
@@ -225,7 +226,7 @@ class LayerBackward {
     if constexpr (kTwoPhases) {
       for (int64_t q = work.units.begin; q < work.units.end; ++q) {
         panel_product<T, kPlainVectors>(rows, {Hp_, d_gate(r0, 0, 0), step * ldg_, w_hn_ + q * Hp_ * kColumns,
-                                               d_inner_ + first * ldc_ + q * kColumns, step * ldc_, false});
+                                               d_inner_ + first * ldc_ + q * kColumns, step * ldc_, nullptr, 0});
       }
       for (int64_t j = 0; j < rows; ++j) {
         const int64_t b = first + j * step;
@@ -237,9 +238,10 @@ class LayerBackward {
     constexpr bool kAdd = cell == Cell::kGru || kTwoPhases;
     constexpr int64_t K = P_::kStateSlots;
     for (int64_t q = work.states.begin; q < work.states.end; ++q) {
+      T* d_h = d_h_ + first * ldh_ + q * kColumns;
       panel_product<T, kPlainVectors>(rows, {K * Hp_, d_gate(r0, P_::kStateSlot, 0), step * ldg_,
-                                             w_hh_ + q * K * Hp_ * kColumns, d_h_ + first * ldh_ + q * kColumns,
-                                             step * ldh_, kAdd});
+                                             w_hh_ + q * K * Hp_ * kColumns, d_h, step * ldh_,
+                                             kAdd ? d_h : nullptr, step * ldh_});
     }
     if (s_.reset) {
       for (int64_t j = 0; j < rows; ++j) {

@@ -62,10 +62,11 @@ class LayerForward {
     pack(w, input.size, packed.begin, packed.end);
     if (projected_) {
       const auto share = member.share(state_panels_);
-      for (int64_t q = share.begin; q < share.end; ++q) {
-        const int64_t column = q * kPlainColumns<T>;
-        pack_transposed(std::min(kPlainColumns<T>, P_size_ - column), kPlainColumns<T>, w.w_hr + column * H_, H_,
-                        H_, w_hr_ + q * H_ * kPlainColumns<T>, kPlainColumns<T>);
+      for (int64_t q = share.begin * kPlainVectors; q < share.end * kPlainVectors; ++q) {
+        const int64_t count = std::clamp<int64_t>(P_size_ - q * W, 0, W);
+        const int64_t panel = q / kPlainVectors, vector = q % kPlainVectors;
+        pack_transposed(count, w.w_hr + q * W * H_, H_, H_, w_hr_ + (panel * H_ * kPlainVectors + vector) * W,
+                        kPlainColumns<T>);
       }
     }
     start(walk, f_.h_0 + index * s_.B * P_size_, cell == Cell::kLstm ? f_.c_0 + index * s_.B * H_ : nullptr,
@@ -126,16 +127,16 @@ class LayerForward {
           const int64_t row = P_::kGate[slot] * H_ + unit;
           if (slot < P_::kInputSlots) {
             const int64_t vector = slot * P_::kUnitVectors + v;
-            pack_transposed(count, W, w.w_ih + row * I, I, I, w_ih_ + (p * I * kInputVectors + vector) * W,
+            pack_transposed(count, w.w_ih + row * I, I, I, w_ih_ + (p * I * kInputVectors + vector) * W,
                             kInputVectors * W);
           }
           const int state_slot = slot - P_::kStateSlot;
           if (state_slot >= 0) {
             const int64_t vector = state_slot * P_::kUnitVectors + v;
-            pack_transposed(count, W, w.w_hh + row * P_size_, P_size_, P_size_,
+            pack_transposed(count, w.w_hh + row * P_size_, P_size_, P_size_,
                             w_hh_ + (p * P_size_ * kStateVectors + vector) * W, kStateVectors * W);
           } else if (kTwoPhases) {
-            pack_transposed(count, W, w.w_hh + row * P_size_, P_size_, P_size_,
+            pack_transposed(count, w.w_hh + row * P_size_, P_size_, P_size_,
                             w_hn_ + (p * P_size_ * P_::kUnitVectors + v) * W, kUnits);
           }
           T* bias = bias_ + p * kColumns + slot * kUnits + v * W;
@@ -195,12 +196,18 @@ class LayerForward {
     }
     const int64_t ld = columns(work);
     if (ld == 0) return step;
-    const T* bias = bias_ + work.panels.begin * kColumns;
-    for (int64_t m = 0; m < M; ++m) std::copy(bias, bias + ld, work.gates + m * ld);
+    if constexpr (cell == Cell::kGru) {
+      // The slot that the input does not fill starts from its bias.
+      constexpr int64_t kSlot = 3 * kUnits;
+      for (int64_t m = 0; m < M; ++m)
+        for (int64_t column = kSlot; column < ld; column += kColumns) {
+          store(work.gates + m * ld + column, load(bias_ + work.panels.begin * kColumns + column));
+        }
+    }
     const int64_t panel = input.size * kInputVectors * W;
     large_product<T, kInputVectors>({M, input.size, work.panels.end - work.panels.begin, rows,
                                      input.mask ? scale : nullptr, w_ih_ + work.panels.begin * panel, panel,
-                                     work.gates, ld, kColumns, true,
+                                     work.gates, ld, kColumns, bias_ + work.panels.begin * kColumns, 0,
                                      scratch_ + work.member.rank * large_product_scratch<T>()});
     return step;
   }
@@ -242,7 +249,8 @@ class LayerForward {
     for (int64_t p = work.panels.begin; p < work.panels.end; ++p) {
       T* tile = gates + (p - work.panels.begin) * kColumns;
       panel_product<T, kStateVectors>(rows, {P_size_, h + work.own.first * ldh_, work.own.step * ldh_,
-                                             w_hh_ + p * panel, tile + P_::kStateSlot * kUnits, ld, true});
+                                             w_hh_ + p * panel, tile + P_::kStateSlot * kUnits, ld,
+                                             tile + P_::kStateSlot * kUnits, ld});
       for (int64_t j = 0; j < rows; ++j) {
         const Row at = row(work, t, j);
         for (int64_t v = 0; v < P_::kUnitVectors; ++v) {
@@ -257,7 +265,7 @@ class LayerForward {
       for (int64_t p = work.panels.begin; p < work.panels.end; ++p) {
         T* tile = gates + (p - work.panels.begin) * kColumns;
         panel_product<T, P_::kUnitVectors>(rows, {P_size_, inner_ + work.own.first * ldu_, work.own.step * ldu_,
-                                                  w_hn_ + p * panel_n, tile, ld, true});
+                                                  w_hn_ + p * panel_n, tile, ld, tile, ld});
         for (int64_t j = 0; j < rows; ++j) {
           const Row at = row(work, t, j);
           const int64_t unit = p * kUnits;
@@ -275,7 +283,7 @@ class LayerForward {
         const int64_t column = q * kPlainColumns<T>;
         T* out = out_ + work.own.first * ldo + column;
         panel_product<T, kPlainVectors>(rows, {H_, inner_ + work.own.first * ldu_, work.own.step * ldu_,
-                                               w_hr_ + q * H_ * kPlainColumns<T>, out, work.own.step * ldo, false});
+                                               w_hr_ + q * H_ * kPlainColumns<T>, out, work.own.step * ldo, nullptr, 0});
         for (int64_t j = 0; j < rows; ++j) {
           const Row at = row(work, t, j);
           for (int64_t v = 0; v < kPlainVectors; ++v) {

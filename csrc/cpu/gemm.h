@@ -28,12 +28,14 @@ struct Tile {
   const T* b;  // a panel (K, V * lanes)
   T* c;
   int64_t ldc;
-  bool accumulate;  // else C is overwritten
+  const T* add;   // what the product is added to: C itself, a row for all rows (stride 0), or
+  int64_t ldadd;  // null for nothing
 };
 
-// Sums are cut into runs of at most this many k, each in accumulators of its own that start at zero:
-// rounding errors then grow with the length of a run and the number of runs instead of with their
-// product, for one more addition per element and run.
+// Products are cut into runs of at most this many k. The run of a panel, 32 KiB with 64-byte
+// registers, stays in the first-level cache while the tiles of all rows pass over it; and as each
+// run has accumulators of its own that start at zero, rounding errors grow with the length of a run and
+// the number of runs instead of with their product.
 inline constexpr int64_t kRun = 128;
 
 template <typename T, int MR, int V, Layout layout>
@@ -43,46 +45,41 @@ static void tile_product(const Tile<T>& tile) {
   const T* b = tile.b;
   const T* const a = tile.a;
   const int64_t stride = tile.stride;
-  int64_t k = 0;
-  bool accumulate = tile.accumulate;
-  do {
-    Vec<T> acc[U][MR][V] = {};
-    const auto step = [&](int u, int64_t at) __attribute__((always_inline)) {
-      Vec<T> columns[V];
+  Vec<T> acc[U][MR][V] = {};
+  const auto step = [&](int u, int64_t at) __attribute__((always_inline)) {
+    Vec<T> columns[V];
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) columns[v] = load(b + (u * V + v) * W);
-#pragma GCC unroll 8
-      for (int m = 0; m < MR; ++m) {
-        const Vec<T> row = broadcast(layout == Layout::kRows ? a[m * stride + at] : a[at * stride + m]);
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) acc[u][m][v] += row * columns[v];
-      }
-    };
-    const int64_t end = std::min(tile.K, k + kRun);
-    for (; k + U <= end; k += U) {
-#pragma GCC unroll 4
-      for (int u = 0; u < U; ++u) step(u, k + u);
-      b += U * V * W;
-    }
-    if constexpr (U > 1) {
-      for (; k < end; ++k) {
-        step(0, k);
-        b += V * W;
-      }
-    }
+    for (int v = 0; v < V; ++v) columns[v] = load(b + (u * V + v) * W);
 #pragma GCC unroll 8
     for (int m = 0; m < MR; ++m) {
+      const Vec<T> row = broadcast(layout == Layout::kRows ? a[m * stride + at] : a[at * stride + m]);
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        Vec<T> sum = acc[0][m][v];
-#pragma GCC unroll 4
-        for (int u = 1; u < U; ++u) sum += acc[u][m][v];
-        T* c = tile.c + m * tile.ldc + v * W;
-        store(c, accumulate ? load(c) + sum : sum);
-      }
+      for (int v = 0; v < V; ++v) acc[u][m][v] += row * columns[v];
     }
-    accumulate = true;
-  } while (k < tile.K);
+  };
+  int64_t k = 0;
+  for (; k + U <= tile.K; k += U) {
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) step(u, k + u);
+    b += U * V * W;
+  }
+  if constexpr (U > 1) {
+    for (; k < tile.K; ++k) {
+      step(0, k);
+      b += V * W;
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < MR; ++m) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      Vec<T> sum = acc[0][m][v];
+#pragma GCC unroll 4
+      for (int u = 1; u < U; ++u) sum += acc[u][m][v];
+      T* c = tile.c + m * tile.ldc + v * W;
+      store(c, tile.add ? load(tile.add + m * tile.ldadd + v * W) + sum : sum);
+    }
+  }
 }
 
 // The tile product for a run-time number of rows, 1 <= rows <= kTileRows<V>.
@@ -92,26 +89,27 @@ static void rows_product(int64_t rows, const Tile<T>& tile) {
   if constexpr (MR > 1) rows_product<T, V, layout, MR - 1>(rows, tile);
 }
 
-// C += A B for one panel and any number of rows of an A that lies in rows.
-template <typename T, int V>
-static void panel_product(int64_t rows, Tile<T> tile) {
+// The product for one panel, any number of rows and any K. Where A lies in columns, its tiles follow
+// each other, `tile_step` elements apart.
+template <typename T, int V, Layout layout = Layout::kRows>
+static void panel_product(int64_t rows, const Tile<T>& p, int64_t tile_step = 0) {
   constexpr int64_t MR = kTileRows<V>;
-  const T* const a = tile.a;
-  T* const c = tile.c;
-  for (int64_t m = 0; m < rows; m += MR) {
-    tile.a = a + m * tile.stride;
-    tile.c = c + m * tile.ldc;
-    rows_product<T, V, Layout::kRows>(std::min(MR, rows - m), tile);
-  }
-}
-
-template <typename T>
-static void panel_product(int V, int64_t rows, const Tile<T>& tile) {
-  switch (V) {
-    case 1: return panel_product<T, 1>(rows, tile);
-    case 2: return panel_product<T, 2>(rows, tile);
-    case 3: return panel_product<T, 3>(rows, tile);
-    case 4: return panel_product<T, 4>(rows, tile);
+  if (layout == Layout::kRows) tile_step = MR * p.stride;
+  for (int64_t k = 0; k < p.K; k += kRun) {
+    Tile<T> tile = p;
+    tile.K = std::min(kRun, p.K - k);
+    tile.a = p.a + (layout == Layout::kRows ? k : k * p.stride);
+    tile.b = p.b + k * V * kLanes<T>;
+    if (k > 0) {
+      tile.add = p.c;
+      tile.ldadd = p.ldc;
+    }
+    for (int64_t m = 0; m < rows; m += MR) {
+      rows_product<T, V, layout>(std::min(MR, rows - m), tile);
+      tile.a += tile_step;
+      tile.c += MR * tile.ldc;
+      if (tile.add) tile.add += MR * tile.ldadd;
+    }
   }
 }
 
@@ -145,9 +143,10 @@ constexpr int64_t large_product_scratch() {
   return kBlockRows * kBlockDepth;
 }
 
-// C (M x panels) (+)= A B, for many rows: A is given by row pointers (null: a row of zeros), and
-// packed into scratch block by block. Panel p of B lies at b + p * panel_stride as (K, V * lanes);
-// its product goes to c + p * panel_step of each row of C, rows ldc apart.
+// C (M x panels) = add + A B, for many rows. A is given by row pointers (null: a row of zeros). Rows
+// an equal distance apart are read in place, others packed into scratch block by block. Panel p of B
+// lies at b + p * panel_stride as (K, V * lanes); its product goes to c + p * panel_step of each row
+// of C, and what it is added to lies at add + p * panel_step of each row there.
 template <typename T>
 struct LargeProduct {
   int64_t M, K, panels;
@@ -157,58 +156,61 @@ struct LargeProduct {
   int64_t panel_stride;
   T* c;
   int64_t ldc, panel_step;
-  bool accumulate;
+  const T* add;   // as in Tile
+  int64_t ldadd;
   T* scratch;
 };
+
+// Whether row pointers are an equal distance apart, and none is null.
+template <typename T>
+static bool evenly_spaced(const T* const* rows, int64_t count) {
+  for (int64_t m = 0; m < count; ++m) {
+    if (rows[m] == nullptr || rows[m] - rows[0] != m * (count > 1 ? rows[1] - rows[0] : 0)) return false;
+  }
+  return true;
+}
 
 template <typename T, int V>
 static void large_product(const LargeProduct<T>& p) {
   constexpr int64_t MR = kTileRows<V>;
   constexpr int64_t NR = V * kLanes<T>;
-  for (int64_t k = 0; k < p.K; k += kBlockDepth) {
-    const int64_t depth = std::min(kBlockDepth, p.K - k);
-    const bool accumulate = p.accumulate || k > 0;
-    for (int64_t m = 0; m < p.M; m += kBlockRows) {
-      const int64_t height = std::min(kBlockRows, p.M - m);
-      for (int64_t i = 0; i < height; i += MR) {
-        pack_rows(std::min(MR, height - i), MR, p.rows + m + i, p.scale ? p.scale + m + i : nullptr, k,
-                  k + depth, p.scratch + i * depth);
+  for (int64_t m = 0; m < p.M; m += kBlockRows) {
+    const int64_t height = std::min(kBlockRows, p.M - m);
+    const T* const* rows = p.rows + m;
+    const bool in_place = p.scale == nullptr && evenly_spaced(rows, height);
+    const int64_t distance = height > 1 ? rows[1] - rows[0] : 0;
+    for (int64_t k = 0; k < p.K; k += kBlockDepth) {
+      const int64_t depth = std::min(kBlockDepth, p.K - k);
+      for (int64_t i = 0; i < height && !in_place; i += MR) {
+        pack_rows(std::min(MR, height - i), MR, rows + i, p.scale ? p.scale + m + i : nullptr, k, k + depth,
+                  p.scratch + i * depth);
       }
       for (int64_t panel = 0; panel < p.panels; ++panel) {
         const T* b = p.b + panel * p.panel_stride + k * NR;
         T* c = p.c + m * p.ldc + panel * p.panel_step;
-        for (int64_t i = 0; i < height; i += MR) {
-          rows_product<T, V, Layout::kColumns>(
-              std::min(MR, height - i),
-              {depth, p.scratch + i * depth, MR, b, c + i * p.ldc, p.ldc, accumulate});
+        const T* add = k > 0 ? c : p.add ? p.add + m * p.ldadd + panel * p.panel_step : nullptr;
+        const int64_t ldadd = k > 0 ? p.ldc : p.ldadd;
+        if (in_place) {
+          panel_product<T, V>(height, {depth, rows[0] + k, distance, b, c, p.ldc, add, ldadd});
+        } else {
+          panel_product<T, V, Layout::kColumns>(height, {depth, p.scratch, MR, b, c, p.ldc, add, ldadd}, depth * MR);
         }
       }
     }
   }
 }
 
+// Transposes a strip of a row-major matrix: out[k * ldo + lane] = w[lane * ldw + k] for `count` <= W
+// rows, zeros in the lanes behind.
 template <typename T>
-static void large_product(int V, const LargeProduct<T>& p) {
-  switch (V) {
-    case 2: return large_product<T, 2>(p);
-    case 3: return large_product<T, 3>(p);
-    case 4: return large_product<T, 4>(p);
-  }
-}
-
-// Transposes a block of a row-major matrix: out[k * ldo + lane] = w[lane * ldw + k] for `count`
-// lanes, zeros up to `lanes`. Blocks of 16 k keep the rows' cache lines warm.
-template <typename T>
-static void pack_transposed(int64_t count, int64_t lanes, const T* w, int64_t ldw, int64_t K, T* out,
-                            int64_t ldo) {
-  constexpr int64_t kStep = 16;
-  for (int64_t k0 = 0; k0 < K; k0 += kStep) {
-    const int64_t k1 = std::min(K, k0 + kStep);
-    for (int64_t lane = 0; lane < count; ++lane) {
-      const T* row = w + lane * ldw;
-      for (int64_t k = k0; k < k1; ++k) out[k * ldo + lane] = row[k];
+static void pack_transposed(int64_t count, const T* w, int64_t ldw, int64_t K, T* out, int64_t ldo) {
+  constexpr int64_t W = kLanes<T>;
+  for (int64_t k = 0; k < K; k += W) {
+    Vec<T> square[W];
+    for (int64_t lane = 0; lane < W; ++lane) {
+      square[lane] = lane < count ? load_first(w + lane * ldw + k, K - k) : Vec<T>{};
     }
-    for (int64_t lane = count; lane < lanes; ++lane)
-      for (int64_t k = k0; k < k1; ++k) out[k * ldo + lane] = 0;
+    transpose<T>(square);
+    for (int64_t i = 0; i < std::min(W, K - k); ++i) store(out + (k + i) * ldo, square[i]);
   }
 }

@@ -28,6 +28,19 @@ constexpr int64_t gradient_scratch(int64_t features) {
   return kGradientDepth * (gradient_rows<T>(features) + kPlainColumns<T>);
 }
 
+// Row k of a block of `depth` feature rows into tiles (depth, MR) that follow each other.
+template <typename T>
+static void pack_features(int64_t features, int64_t depth, int64_t k, const T* row, const T* scale, T* out) {
+  constexpr int64_t MR = kTileRows<kPlainVectors>;
+  const auto value = [&](int64_t i) { return row == nullptr ? T(0) : scale ? row[i] * scale[i] : row[i]; };
+  int64_t i = 0;
+  if (row != nullptr && scale == nullptr) {
+    for (; i + MR <= features; i += MR) __builtin_memcpy(out + i * depth + k * MR, row + i, MR * sizeof(T));
+  }
+  for (; i < features; i += MR)
+    for (int64_t m = 0; m < MR; ++m) out[i * depth + k * MR + m] = i + m < features ? value(i + m) : T(0);
+}
+
 // Panels [begin, end). `row(r)` is the feature row of step r, null for zeros; `scale(r)` what it is
 // multiplied by, null for ones.
 template <typename T, typename Row, typename Scale>
@@ -43,18 +56,7 @@ static void gradient_product(const GradientProduct<T>& p, int64_t begin, int64_t
   }
   for (int64_t r0 = 0; r0 < p.N && begin < end; r0 += kGradientDepth) {
     const int64_t depth = std::min(kGradientDepth, p.N - r0);
-    for (int64_t k = 0; k < depth; ++k) {
-      const T* features = row(r0 + k);
-      const T* factors = scale(r0 + k);
-      for (int64_t i = 0; i < height; i += MR) {
-        T* to = scratch + i * depth + k * MR;
-        for (int64_t m = 0; m < MR; ++m) {
-          T value = features != nullptr && i + m < p.features ? features[i + m] : T(0);
-          if (factors != nullptr && i + m < p.features) value *= factors[i + m];
-          to[m] = value;
-        }
-      }
-    }
+    for (int64_t k = 0; k < depth; ++k) pack_features(p.features, depth, k, row(r0 + k), scale(r0 + k), scratch);
     for (int64_t panel = begin; panel < end; ++panel) {
       const int64_t width = std::min(NR, p.columns - panel * NR);
       Vec<T> sums[kPlainVectors] = {};
@@ -72,10 +74,9 @@ static void gradient_product(const GradientProduct<T>& p, int64_t begin, int64_t
           store(to, r0 > 0 ? load(to) + sums[v] : sums[v]);
         }
       }
-      for (int64_t i = 0; i < height; i += MR) {
-        rows_product<T, kPlainVectors, Layout::kColumns>(
-            MR, {depth, scratch + i * depth, MR, packed, p.transposed + (panel * height + i) * NR, NR, r0 > 0});
-      }
+      T* c = p.transposed + panel * height * NR;
+      panel_product<T, kPlainVectors, Layout::kColumns>(
+          height, {depth, scratch, MR, packed, c, NR, r0 > 0 ? c : nullptr, NR}, depth * MR);
     }
   }
 }
@@ -84,17 +85,19 @@ static void gradient_product(const GradientProduct<T>& p, int64_t begin, int64_t
 // dw (rows of `features`), or nowhere where that is negative.
 template <typename T, typename Target>
 static void write_gradient(const GradientProduct<T>& p, int64_t begin, int64_t end, const Target& target, T* dw) {
+  constexpr int64_t W = kLanes<T>;
   constexpr int64_t NR = kPlainColumns<T>;
-  constexpr int64_t kStep = 16;
   const int64_t height = gradient_rows<T>(p.features);
-  for (int64_t panel = begin; panel < end; ++panel) {
-    for (int64_t i0 = 0; i0 < p.features; i0 += kStep) {
-      const int64_t i1 = std::min(p.features, i0 + kStep);
-      for (int64_t c = panel * NR; c < std::min(p.columns, (panel + 1) * NR); ++c) {
-        const int64_t to = target(c);
-        if (to < 0) continue;
-        const T* from = p.transposed + panel * height * NR + (c - panel * NR);
-        for (int64_t i = i0; i < i1; ++i) dw[to * p.features + i] = from[i * NR];
+  for (int64_t column = begin * NR; column < std::min(p.columns, end * NR); column += W) {
+    const T* from = p.transposed + column / NR * height * NR + column % NR;
+    const int64_t count = std::min(W, p.columns - column);
+    for (int64_t i = 0; i < p.features; i += W) {
+      Vec<T> square[W];
+      for (int64_t k = 0; k < W; ++k) square[k] = i + k < p.features ? load(from + (i + k) * NR) : Vec<T>{};
+      transpose<T>(square);
+      for (int64_t c = 0; c < count; ++c) {
+        const int64_t to = target(column + c);
+        if (to >= 0) store_first(dw + to * p.features + i, square[c], p.features - i);
       }
     }
   }

@@ -60,3 +60,33 @@ ISA_INLINE void store_first(T* p, Vec<T> v, int64_t count) {
   store(lanes, v);
   for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
 }
+
+// Lanes of a and b in turn, from their first halves or from their second.
+template <typename T, bool second, int64_t... I>
+ISA_INLINE Vec<T> interleave(Vec<T> a, Vec<T> b, std::integer_sequence<int64_t, I...>) {
+  constexpr int64_t W = kLanes<T>, from = second ? W / 2 : 0;
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (from + I / 2 + I % 2 * W)...);
+#else
+  return __builtin_shuffle(a, b, Vec<Bits<T>>{(from + I / 2 + I % 2 * W)...});
+#endif
+}
+
+// Transposes a square of W vectors: log2(W) rounds of interleaving each vector of the first half with
+// its partner in the second.
+template <typename T>
+ISA_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
+  constexpr int64_t W = kLanes<T>;
+  using Lanes = std::make_integer_sequence<int64_t, W>;
+#pragma GCC unroll 4
+  for (int64_t round = 1; round < W; round *= 2) {
+    Vec<T> mixed[W];
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < W / 2; ++i) {
+      mixed[2 * i] = interleave<T, false>(rows[i], rows[i + W / 2], Lanes{});
+      mixed[2 * i + 1] = interleave<T, true>(rows[i], rows[i + W / 2], Lanes{});
+    }
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < W; ++i) rows[i] = mixed[i];
+  }
+}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _SHOWN = 20
-_EPOCHS = {"plural": 10, "past": 16}
+_EPOCHS = {"plural": 8, "past": 14}
 _TRY = {"plural": "blog matrix", "past": "google outrun"}
 _DESCRIPTION = """\
 Learn English word forms character by character, from a context vector alone:
@@ -77,7 +77,10 @@ def add_parser(subcommands: argparse._SubParsersAction[argparse.ArgumentParser])
         "--seed", type=non_negative_int, default=0, metavar="N", help="random seed (0)"
     )
     parser.add_argument(
-        "--threads", type=positive_int, metavar="N", help="CPU threads (torch's choice)"
+        "--threads",
+        type=positive_int,
+        metavar="N",
+        help="CPU threads (torch's choice, or 1 where a trial finds that much faster)",
     )
     parser.add_argument(
         "--max-pairs",
@@ -102,15 +105,13 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
-    if options.threads:
-        torch.set_num_threads(options.threads)
     folder = Path(options.out or Path("runs") / options.task)
     # Now, and not after a minute of training, is the time to learn that nothing can be kept.
     folder.mkdir(parents=True, exist_ok=True)
 
     split = split_pairs(word_pairs(options.task))
     if options.max_pairs:
-        split = split._make(part[: options.max_pairs] for part in split)
+        split = Split(*(part[: options.max_pairs] for part in split))
     source_vocabulary = Vocabulary.from_texts(source for source, _ in split.train)
     target_vocabulary = Vocabulary.from_texts(target for _, target in split.train)
     train_set, dev_set, test_set = (
@@ -135,6 +136,8 @@ def run(options: argparse.Namespace) -> int:
             reverse_source=True,
         )
     )
+    typical = train_set[range(min(options.batch_size, len(train_set)))]
+    torch.set_num_threads(options.threads or training.fastest_num_threads(model, typical))
     _print_opening(console, options.task, split, model)
     report = training.train(model, train_set, settings, console=console)
     dev, test = training.evaluate(model, dev_set), training.evaluate(model, test_set)

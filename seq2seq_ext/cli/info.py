@@ -9,6 +9,8 @@ import sys
 
 import torch
 
+import seq2seq_ext
+
 _EXTRAS = ("lightning", "rich", "safetensors", "lemminflect")
 
 
@@ -35,12 +37,13 @@ def run(options: argparse.Namespace) -> int:
 
 def facts() -> list[tuple[str, str]]:
     """Names and values, from the package down to the machine."""
-    rows = [("seq2seq_ext", _version("seq2seq_ext")), ("torch", torch.__version__)]
+    rows = [("seq2seq_ext", seq2seq_ext.__version__), ("torch", torch.__version__)]
     rows += [(name, _version(name)) for name in _EXTRAS]
     rows.append(("python", f"{sys.version.split()[0]} ({platform.python_implementation()})"))
     rows.append(("system", f"{platform.system()} {platform.release()} {platform.machine()}"))
     rows.append(("processor", _processor()))
-    rows += _extension()
+    rows.append(("instruction set", seq2seq_ext.cpu_isa()))
+    rows += [(f"build {name}", _plain(value)) for name, value in seq2seq_ext.build_info().items()]
     rows.append(("threads", f"{torch.get_num_threads()} (torch.get_num_threads())"))
     rows.append(("torch's CUDA", torch.version.cuda or "none, a CPU build"))
     if torch.cuda.is_available():
@@ -52,18 +55,6 @@ def facts() -> list[tuple[str, str]]:
     else:
         rows.append(("CUDA device", "none"))
     return rows
-
-
-def _extension() -> list[tuple[str, str]]:
-    """The compiled part: its instruction set and how it was built, or why it is not there."""
-    try:
-        import seq2seq_ext
-
-        rows = [("instruction set", str(seq2seq_ext.cpu_isa()))]
-        build = dict(seq2seq_ext.build_info())
-    except (ImportError, AttributeError, OSError) as error:
-        return [("extension", f"not usable: {error}")]
-    return rows + [(f"build {name}", _plain(value)) for name, value in build.items()]
 
 
 def _plain(value: object) -> str:

@@ -144,7 +144,7 @@ def _step(
     module: nn.RNNCellBase, cell: str, x: Tensor, h: Tensor | None, c: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """``module``'s step from ``(h, c)``, after the checks of ``torch.nn`` in its words."""
-    name = module._get_name()
+    name = type(module).__name__
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: Expected input to be a Tensor, got {type(x).__name__}")
     if x.dim() not in (1, 2):

@@ -130,7 +130,7 @@ class _Layer(nn.RNNBase):
 
 
 def _new_of(layer_class: type[_Layer]) -> Callable[..., Any]:
-    """``__new__`` of an answered class: ``layer.__class__(...)`` makes a layer of ``type(layer)``."""
+    """``__new__`` of an answered class: calling it makes a layer of ``layer_class``."""
 
     def __new__(cls: type[_Layer], *args: Any, **kwargs: Any) -> Any:
         if cls.__dict__.get("_layer_class") is layer_class:

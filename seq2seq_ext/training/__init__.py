@@ -11,6 +11,7 @@ from seq2seq_ext.data.extras import require
 from seq2seq_ext.training.evaluation import Accuracy, Evaluation, evaluate
 from seq2seq_ext.training.options import TrainingOptions
 from seq2seq_ext.training.run import Run, load_run, save_run
+from seq2seq_ext.training.threads import fastest_num_threads
 
 if TYPE_CHECKING:
     from seq2seq_ext.training.trainer import TrainingReport, train
@@ -22,6 +23,7 @@ __all__ = [
     "TrainingOptions",
     "TrainingReport",
     "evaluate",
+    "fastest_num_threads",
     "load_run",
     "save_run",
     "train",

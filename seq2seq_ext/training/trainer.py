@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 import warnings
 from collections.abc import Iterator
@@ -60,6 +61,7 @@ def train(
 
     Raises:
         ValueError: if the dataset is empty.
+        KeyboardInterrupt: on Ctrl-C.
     """
     if len(dataset) == 0:
         raise ValueError("dataset must hold at least one pair, got none")
@@ -81,8 +83,17 @@ def train(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+        on_interrupt = signal.getsignal(signal.SIGINT)
         start = time.perf_counter()
-        trainer.fit(module, loader)
+        try:
+            trainer.fit(module, loader)
+        except SystemExit as exit_request:
+            if not trainer.interrupted:
+                raise
+            # Lightning answers Ctrl-C by ignoring the signal from then on and leaving the program;
+            # whether to leave is for the caller to say.
+            signal.signal(signal.SIGINT, on_interrupt)
+            raise KeyboardInterrupt from exit_request
         seconds = time.perf_counter() - start
     model.eval()
     observation = module.observation()

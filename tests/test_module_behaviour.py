@@ -1,0 +1,644 @@
+"""What people do to a layer beside calling it: copy, store, move, parametrize, thread, compile."""
+
+from __future__ import annotations
+
+import copy
+import io
+import multiprocessing
+import pickle
+import threading
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from layer_cases import CELL_IDS, CELLS, LAYER_IDS, LAYERS, NAMES, make, random_state, states
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.data import DataLoader, Dataset
+
+import seq2seq_ext.nn as fused
+
+both_kinds = pytest.mark.parametrize(("ours", "theirs"), LAYERS, ids=LAYER_IDS)
+each_cell = pytest.mark.parametrize("cell", NAMES)
+
+
+def twins(ours: Any, theirs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    """A layer of ours and one of torch's with the same weights."""
+    layer, other = ours(*args, **kwargs), theirs(*args, **kwargs)
+    layer.load_state_dict(other.state_dict())
+    return layer, other
+
+
+# Being made.
+
+CONSTRUCTIONS: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+    ((3, 4), {}),
+    ((3, 4, 2), {"bidirectional": True, "bias": False}),
+    ((3, 4, 3), {"batch_first": True, "dropout": 0.25}),
+    ((3, 4), {"dtype": torch.float64, "device": "cpu"}),
+]
+
+
+@pytest.mark.parametrize(("args", "kwargs"), CONSTRUCTIONS, ids=str)
+@both_kinds
+def test_same_seed_same_weights_names_and_repr(
+    ours: Any, theirs: Any, args: Any, kwargs: Any
+) -> None:
+    torch.manual_seed(3)
+    layer = ours(*args, **kwargs)
+    torch.manual_seed(3)
+    other = theirs(*args, **kwargs)
+    assert list(layer.state_dict()) == list(other.state_dict())
+    for a, b in zip(layer.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert a.dtype == b.dtype
+    assert repr(layer) == repr(other)
+    assert layer.all_weights[0][0] is layer.weight_ih_l0
+    for name in ("mode", "input_size", "num_layers", "bias", "batch_first", "dropout", "proj_size"):
+        assert getattr(layer, name) == getattr(other, name)
+
+
+def test_positional_arguments_stand_where_torch_has_them() -> None:
+    arguments = (3, 5, 2, False, True, 0.1, True, 2)
+    assert repr(fused.LSTM(*arguments)) == repr(nn.LSTM(*arguments))
+    assert repr(fused.GRU(*arguments[:7])) == repr(nn.GRU(*arguments[:7]))
+    arguments = (3, 5, 2, "relu", False, True, 0.1, True)
+    assert repr(fused.RNN(*arguments)) == repr(nn.RNN(*arguments))
+    assert fused.RNN(*arguments).nonlinearity == "relu"
+
+
+@pytest.mark.parametrize("cls", [fused.GRU, fused.RNN])
+def test_projection_is_for_lstms(cls: Any) -> None:
+    with pytest.raises(ValueError, match="proj_size argument is only supported for LSTM"):
+        cls(3, 4, proj_size=2)
+
+
+def test_dropout_of_one_layer_warns() -> None:
+    with pytest.warns(UserWarning, match="dropout option adds dropout after all but last"):
+        fused.LSTM(3, 4, dropout=0.5)
+
+
+@both_kinds
+def test_sizes_may_be_zero_dimensional_tensors(ours: Any, theirs: Any) -> None:
+    layer = ours(torch.tensor(3), torch.tensor(4), torch.tensor(2))
+    assert repr(layer) == repr(theirs(3, 4, 2))
+    assert layer(torch.randn(5, 3))[0].shape == (5, 4)
+
+
+def test_bias_of_an_older_torch() -> None:
+    """Before it asked for a bool, torch.nn was made with 1 too; such a layer comes from a file."""
+    layer, x = nn.GRU(3, 4), torch.randn(5, 3)
+    expected = layer(x)[0]
+    layer.bias = 1
+    torch.testing.assert_close(fused.replace_modules(layer)(x)[0], expected)
+
+
+def test_gru_shows_its_reset_gate() -> None:
+    assert repr(fused.GRU(3, 4, reset_after=False)) == "GRU(3, 4, reset_after=False)"
+
+
+# Being asked what it is.
+
+
+@both_kinds
+def test_is_an_instance_of_both(ours: Any, theirs: Any) -> None:
+    layer = ours(3, 4)
+    assert type(layer) is ours
+    assert isinstance(layer, ours)
+    assert isinstance(layer, theirs)
+    assert isinstance(layer, nn.RNNBase)
+    assert not isinstance(layer, nn.Linear)
+    assert [isinstance(layer, t) for _, t in LAYERS].count(True) == 1
+    assert layer.__class__.__name__ == theirs.__name__
+    assert issubclass(layer.__class__, (ours, theirs))
+    assert type(layer.__class__(3, 4)) is ours
+
+
+def test_subclasses_keep_what_is_theirs() -> None:
+    class Scaled(fused.LSTM):
+        factor = 3.0
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            y, state = super().forward(*args, **kwargs)
+            return y * self.scale * self.__class__.factor, state
+
+    layer = Scaled(3, 4)
+    assert type(layer) is Scaled
+    assert layer.__class__.__name__ == "Scaled"
+    assert isinstance(layer, nn.LSTM)
+    twin = copy.deepcopy(layer)
+    assert type(twin) is Scaled
+    x = torch.randn(5, 3)
+    assert torch.equal(twin(x)[0], layer(x)[0])
+    assert torch.equal(layer(x)[0], fused.LSTM.forward(layer, x)[0] * 3)
+
+
+# Being copied, stored and moved.
+
+
+@both_kinds
+def test_copies_are_equal_and_independent(ours: Any, theirs: Any) -> None:
+    layer, x = ours(3, 4, 2, bidirectional=True), torch.randn(5, 2, 3)
+    file = io.BytesIO()
+    torch.save(layer, file)
+    file.seek(0)
+    expected = layer(x)[0]
+    for twin in (
+        copy.deepcopy(layer),
+        pickle.loads(pickle.dumps(layer)),
+        torch.load(file, weights_only=False),
+    ):
+        assert type(twin) is ours
+        assert torch.equal(twin(x)[0], expected)
+        with torch.no_grad():
+            twin.weight_hh_l0.zero_()
+        assert not torch.equal(twin(x)[0], expected)
+        assert torch.equal(layer(x)[0], expected)
+    shallow = copy.copy(layer)
+    assert shallow.weight_hh_l0 is layer.weight_hh_l0
+    assert torch.equal(shallow(x)[0], expected)
+
+
+@both_kinds
+def test_state_dict_goes_both_ways(ours: Any, theirs: Any) -> None:
+    layer, other = ours(3, 4, 2, bidirectional=True), theirs(3, 4, 2, bidirectional=True)
+    x = torch.randn(5, 2, 3)
+    layer.load_state_dict(other.state_dict())
+    torch.testing.assert_close(layer(x)[0], other(x)[0])
+    nn.init.normal_(layer.weight_hh_l1)
+    other.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer(x)[0], other(x)[0])
+
+
+@both_kinds
+def test_moves_of_dtype_and_device(ours: Any, theirs: Any) -> None:
+    layer, other = twins(ours, theirs, 3, 4)
+    x = torch.randn(5, 2, 3)
+    torch.testing.assert_close(layer.double()(x.double())[0], other.double()(x.double())[0])
+    assert layer(x.double())[0].dtype == torch.float64
+    torch.testing.assert_close(layer.to(torch.float32)(x)[0], other.float()(x)[0])
+    layer.to("meta")
+    y, h_n = layer(x.to("meta"))
+    assert y.device.type == "meta"
+    assert y.shape == (5, 2, 4)
+    assert all(s.shape == (1, 2, 4) for s in states(h_n))
+    layer.to_empty(device="cpu").load_state_dict(other.state_dict())
+    torch.testing.assert_close(layer(x)[0], other(x)[0])
+
+
+def test_default_dtype_of_double() -> None:
+    torch.set_default_dtype(torch.float64)
+    assert fused.GRU(3, 4)(torch.randn(5, 3))[0].dtype == torch.float64
+
+
+@each_cell
+def test_changes_through_data_are_seen(cell: str) -> None:
+    """No version counter moves, so nothing derived from the weights may be kept between calls."""
+    layer, x = make(cell, 3, 4).eval(), torch.randn(5, 2, 3)
+    with torch.inference_mode():
+        before = layer(x)[0].clone()
+        layer.weight_hh_l0.data.mul_(2)
+        assert not torch.equal(layer(x)[0], before)
+        layer.weight_hh_l0.data.div_(2)
+        torch.testing.assert_close(layer(x)[0], before)
+
+
+def test_flat_weights_are_always_the_weights() -> None:
+    layer = fused.LSTM(3, 4, 2)
+    assert [id(w) for w in layer._flat_weights] == [id(p) for p in layer.parameters()]
+    layer.weight_hh_l1 = nn.Parameter(torch.zeros(16, 4))
+    assert layer._flat_weights[5] is layer.weight_hh_l1
+    layer.flatten_parameters()
+    layer.double()
+    assert all(w.dtype == torch.float64 for w in layer._flat_weights)
+
+
+# Weights that are computed, shared or swapped.
+
+
+@both_kinds
+def test_weight_norm_trains(ours: Any, theirs: Any) -> None:
+    layer, other = twins(ours, theirs, 3, 4, 2)
+    x = torch.randn(5, 2, 3)
+    for module in (layer, other):
+        parametrizations.weight_norm(module, "weight_hh_l0")
+        optimiser = torch.optim.SGD(module.parameters(), lr=0.5)
+        for _ in range(3):
+            optimiser.zero_grad()
+            module(x)[0].square().sum().backward()
+            optimiser.step()
+    assert isinstance(layer, ours)
+    assert isinstance(layer, theirs)
+    assert "property" not in repr(ours.__dict__.get("weight_hh_l0"))
+    for a, b in zip(layer.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer(x)[0], other(x)[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(copy.deepcopy(layer)(x)[0], layer(x)[0])
+
+    plain = ours(3, 4)  # a parametrization is of one layer, not of its class
+    assert not parametrize.is_parametrized(plain)
+    plain(torch.randn(5, 3))
+    parametrize.remove_parametrizations(layer, "weight_hh_l0")
+    assert type(layer) is ours
+    torch.testing.assert_close(layer(x)[0], other(x)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_functional_call_uses_the_given_weights() -> None:
+    layer, other = fused.GRU(3, 4, 2), nn.GRU(3, 4, 2)
+    x = torch.randn(5, 2, 3)
+    found = torch.func.functional_call(layer, dict(other.named_parameters()), (x,))
+    torch.testing.assert_close(found[0], other(x)[0])
+    grads = torch.autograd.grad(found[0].sum(), other.parameters())
+    expected = torch.autograd.grad(other(x)[0].sum(), other.parameters())
+    torch.testing.assert_close(grads, expected)
+
+
+def test_a_weight_used_by_two_layers_gets_both_gradients() -> None:
+    a, b = fused.RNN(4, 4), fused.RNN(4, 4)
+    b.weight_hh_l0 = a.weight_hh_l0
+    c, d = nn.RNN(4, 4), nn.RNN(4, 4)
+    c.load_state_dict(a.state_dict()), d.load_state_dict(b.state_dict())
+    d.weight_hh_l0 = c.weight_hh_l0
+    x = torch.randn(5, 2, 4)
+    b(a(x)[0])[0].sum().backward()
+    d(c(x)[0])[0].sum().backward()
+    torch.testing.assert_close(a.weight_hh_l0.grad, c.weight_hh_l0.grad)
+
+
+def test_one_tensor_as_every_weight_of_a_layer() -> None:
+    layer, other = twins(fused.RNN, nn.RNN, 4, 4, 2)
+    for module in (layer, other):
+        for name in ("weight_hh_l0", "weight_ih_l1", "weight_hh_l1"):
+            setattr(module, name, module.weight_ih_l0)
+        module(torch.ones(5, 2, 4))[0].sum().backward()
+    torch.testing.assert_close(layer.weight_ih_l0.grad, other.weight_ih_l0.grad)
+
+
+# Modes of torch.
+
+
+@each_cell
+def test_no_grad_inference_mode_and_frozen_weights(cell: str) -> None:
+    layer, x = make(cell, 3, 4, 2), torch.randn(5, 2, 3)
+    expected = layer(x)[0]
+    with torch.no_grad():
+        y = layer(x)[0]
+    assert not y.requires_grad
+    assert torch.equal(y, expected)
+    with torch.inference_mode():
+        y = layer(x)[0]
+    assert y.is_inference()
+    assert torch.equal(y, expected)
+    layer.requires_grad_(False)
+    assert not layer(x)[0].requires_grad
+    layer(x.requires_grad_())[0].sum().backward()
+    assert x.grad is not None
+    assert layer.weight_hh_l0.grad is None
+
+
+@both_kinds
+def test_backward_twice_needs_retain_graph(ours: Any, theirs: Any) -> None:
+    layer = ours(3, 4)
+    y = layer(torch.randn(5, 2, 3))[0].sum()
+    first = torch.autograd.grad(y, layer.parameters(), retain_graph=True)
+    again = torch.autograd.grad(y, layer.parameters())
+    for a, b in zip(first, again, strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(y, layer.parameters())
+
+
+def test_weights_changed_between_forward_and_backward_are_noticed() -> None:
+    layer = fused.LSTM(3, 4)
+    loss = layer(torch.randn(5, 2, 3))[0].sum()
+    with torch.no_grad():
+        layer.weight_hh_l0.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@both_kinds
+def test_autocast_computes_in_the_dtype_of_the_weights(ours: Any, theirs: Any) -> None:
+    layer, x = ours(3, 4), torch.randn(5, 2, 3).bfloat16()
+    hx = [s.bfloat16() for s in states(random_state(layer, 2))]
+    same = [s.float() for s in hx]
+    expected = layer(x.float(), same if len(same) == 2 else same[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x, hx if len(hx) == 2 else hx[0])
+    for a, b in zip(
+        [found[0], *states(found[1])], [expected[0], *states(expected[1])], strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+@both_kinds
+def test_half_precision_is_refused_by_name(ours: Any, theirs: Any) -> None:
+    for dtype in (torch.float16, torch.bfloat16):
+        with pytest.raises(RuntimeError, match=r"float32 or float64 on the CPU.*autocast"):
+            ours(3, 4, dtype=dtype)(torch.ones(5, 3, dtype=dtype))
+
+
+# Errors that name the argument.
+
+T, B, I, H = 5, 2, 3, 4
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"lengths": torch.tensor([1])}, ValueError, r"lengths must have size \(2,\).*got \(1,\)"),
+        ({"lengths": torch.tensor([[1, 2]])}, ValueError, r"lengths must have size.*got \(1, 2\)"),
+        ({"lengths": torch.tensor([1.0, 2.0])}, TypeError, "lengths .* integers, got torch.float"),
+        ({"lengths": torch.tensor([True, True])}, TypeError, "lengths .* integers, got torch.bool"),
+        ({"lengths": [1, 2]}, TypeError, "lengths must be a Tensor of integers, got list"),
+        ({"lengths": torch.tensor([-1, 2])}, (ValueError, RuntimeError), "lengths.*-1"),
+        ({"lengths": torch.tensor([1, 6])}, (ValueError, RuntimeError), "lengths.*6"),
+        ({"resets": torch.zeros(T, B)}, TypeError, "resets must be a Tensor of bool, got torch.fl"),
+        ({"resets": [True]}, TypeError, "resets must be a Tensor of bool, got list"),
+        (
+            {"resets": torch.zeros(B, T, dtype=torch.bool)},
+            ValueError,
+            r"resets must be sized like .* \(5, 2\), got \(2, 5\)",
+        ),
+    ],
+)
+@each_cell
+def test_bad_lengths_and_resets_are_named(
+    cell: str, options: dict[str, Any], error: Any, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make(cell, I, H)(torch.randn(T, B, I), **options)
+
+
+def test_lengths_are_not_for_packed_input() -> None:
+    packed = pack_padded_sequence(torch.randn(T, B, I), torch.tensor([5, 2]))
+    with pytest.raises(ValueError, match="a PackedSequence has its own lengths"):
+        fused.GRU(I, H)(packed, lengths=torch.tensor([5, 2]))
+
+
+BAD_CALLS: list[tuple[str, Any]] = [
+    ("rank 1", lambda hx: (torch.ones(I), None)),
+    ("rank 4", lambda hx: (torch.ones(T, B, I, 1), None)),
+    ("features", lambda hx: (torch.ones(T, B, I + 1), None)),
+    ("dtype", lambda hx: (torch.ones(T, B, I).double(), None)),
+    ("integers", lambda hx: (torch.ones(T, B, I).long(), None)),
+    ("no steps", lambda hx: (torch.ones(0, B, I), None)),
+    ("no steps unbatched", lambda hx: (torch.ones(0, I), None)),
+    ("device", lambda hx: (torch.ones(T, B, I, device="meta"), None)),
+    ("state batch", lambda hx: (torch.ones(T, B, I), hx(1, B + 1, H))),
+    ("state size", lambda hx: (torch.ones(T, B, I), hx(1, B, H + 1))),
+    ("state layers", lambda hx: (torch.ones(T, B, I), hx(2, B, H))),
+    ("state rank", lambda hx: (torch.ones(T, B, I), hx(1, H))),
+    ("state rank unbatched", lambda hx: (torch.ones(T, I), hx(1, 1, H))),
+]
+
+
+@pytest.mark.parametrize("arguments", [b[1] for b in BAD_CALLS], ids=[b[0] for b in BAD_CALLS])
+@both_kinds
+def test_errors_are_torchs_in_type_and_words(ours: Any, theirs: Any, arguments: Any) -> None:
+    def hx(*size: int) -> Any:
+        return (torch.ones(size), torch.ones(size)) if ours is fused.LSTM else torch.ones(size)
+
+    layer, other = twins(ours, theirs, I, H)
+    with pytest.raises((ValueError, RuntimeError)) as expected:
+        other(*arguments(hx))
+    with pytest.raises(expected.type) as found:
+        layer(*arguments(hx))
+    if torch.__version__ >= "2.13" or "dtype" not in str(found.value):
+        assert str(found.value) == str(expected.value)
+
+
+def test_states_of_another_kind() -> None:
+    x, h = torch.randn(T, B, I), torch.zeros(1, B, H)
+    with pytest.raises(TypeError, match=r"tuple of two Tensors \(h_0, c_0\) or None, got Tensor"):
+        fused.LSTM(I, H)(x, h)
+    with pytest.raises(RuntimeError, match="lstm expects two hidden states"):
+        fused.LSTM(I, H)(x, (h, h, h))
+    with pytest.raises(TypeError, match="hx to be a Tensor or None, got tuple"):
+        fused.GRU(I, H)(x, (h, h))
+    with pytest.raises(RuntimeError, match=r"Expected hidden dtype .*float32, got .*float64"):
+        fused.GRU(I, H)(x, h.double())
+    with pytest.raises(TypeError, match="Expected input to be a Tensor or PackedSequence, got lis"):
+        fused.GRU(I, H)([[1.0]])
+
+
+# Threads and processes.
+
+
+@each_cell
+def test_calls_from_several_threads_at_once(cell: str) -> None:
+    layers = [make(cell, 8, 16 + n, bidirectional=True) for n in range(4)]
+    xs = [torch.randn(20, 6, 8) for _ in layers]
+
+    def work(n: int) -> list[Tensor]:
+        y, _ = layers[n](xs[n], lengths=torch.arange(6) * 4)
+        return [y.detach(), *torch.autograd.grad(y.sin().sum(), layers[n].parameters())]
+
+    expected = [work(n) for n in range(4)]
+    failures: list[Any] = []
+
+    def repeatedly(n: int) -> None:
+        try:
+            for _ in range(10):
+                for a, b in zip(work(n), expected[n], strict=True):
+                    torch.testing.assert_close(a, b)
+        except BaseException as error:  # a thread must hand its failure over
+            failures.append(error)
+
+    threads = [threading.Thread(target=repeatedly, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures[0]
+
+
+def test_one_layer_in_several_threads() -> None:
+    layer, results = fused.LSTM(8, 16), {}
+    xs = [torch.randn(10, 3, 8) for _ in range(4)]
+
+    def work(n: int) -> None:
+        results[n] = [layer(xs[n])[0] for _ in range(20)][-1]
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for n, x in enumerate(xs):
+        torch.testing.assert_close(results[n], layer(x)[0])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_numbers_do_not_depend_on_the_threads_of_torch(count: int) -> None:
+    layer, x = fused.GRU(16, 40, 2, bidirectional=True), torch.randn(9, 7, 16)
+    before = torch.get_num_threads()
+    expected = layer(x)[0]
+    try:
+        torch.set_num_threads(count)
+        y = layer(x)[0]
+        torch.testing.assert_close(y, expected)
+        torch.autograd.grad(y.sum(), layer.parameters())
+    finally:
+        torch.set_num_threads(before)
+
+
+class Encoded(Dataset[Tensor]):
+    """A data set that runs a layer in the process that asks it for an item."""
+
+    def __init__(self) -> None:
+        self.layer = fused.GRU(4, 8, bidirectional=True)
+        self.items = torch.randn(6, 5, 4)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Tensor:
+        y, _ = self.layer(self.items[index])
+        (gradient,) = torch.autograd.grad(y.sum(), [self.layer.weight_hh_l0])
+        return torch.cat([y.detach().flatten(), gradient.flatten()])
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_in_the_workers_of_a_data_loader(context: str) -> None:
+    data = Encoded()
+    expected = torch.stack([data[n] for n in range(len(data))])  # the parent has used its threads
+    fused.GRU(16, 64)(torch.randn(20, 32, 16))[0].sum().backward()
+    if context not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this platform has no {context}")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        loader = DataLoader(data, batch_size=2, num_workers=2, multiprocessing_context=context)
+        found = torch.cat(list(loader))
+    torch.testing.assert_close(found, expected)
+
+
+# Compilers.
+
+
+class Model(nn.Module):
+    """A layer between others, and what a step of training makes of it."""
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        D = 2 if layer.bidirectional else 1
+        self.before = nn.Linear(5, layer.input_size)
+        self.layer = layer
+        self.after = nn.Linear(D * layer.hidden_size, 2)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        y, _ = self.layer(self.before(x), lengths=lengths)
+        return self.after(y)
+
+
+@pytest.mark.parametrize("with_lengths", [False, True], ids=["dense", "lengths"])
+@each_cell
+def test_compiles_as_one_graph_for_all_sizes(cell: str, with_lengths: bool) -> None:
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch._dynamo.reset()
+    model = Model(make(cell, 3, 4, 2, bidirectional=True, batch_first=True))
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
+    compilations = set()
+    for T, B in [(6, 3), (9, 4), (4, 7)]:
+        x = torch.randn(B, T, 5)
+        lengths = torch.randint(0, T + 1, (B,)) if with_lengths else None
+        found, expected = compiled(x, lengths), model(x, lengths)
+        torch.testing.assert_close(found, expected)
+        grads = torch.autograd.grad(found.square().sum(), model.parameters())
+        torch.testing.assert_close(
+            grads, torch.autograd.grad(expected.square().sum(), model.parameters())
+        )
+        compilations.add(counter.frame_count)
+    assert len(compilations) == 1, "another size was compiled anew"
+    nodes = [str(node.target) for node in counter.graphs[-1].graph.nodes]
+    assert sum("seq2seq_ext.rnn" in name for name in nodes) == 1
+
+
+def test_compiles_with_dropout_and_resets() -> None:
+    torch._dynamo.reset()
+    layer = fused.GRU(3, 4, 3, dropout=0.5)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+    for T in (5, 8):
+        x, resets = torch.randn(T, 2, 3), torch.rand(T, 2) < 0.3
+        torch.manual_seed(1)
+        found = compiled(x, resets=resets)[0]
+        torch.manual_seed(1)
+        torch.testing.assert_close(found, layer(x, resets=resets)[0])
+
+
+@pytest.mark.parametrize(("ours", "theirs"), CELLS, ids=CELL_IDS)
+def test_cells_compile_as_one_graph(ours: Any, theirs: Any) -> None:
+    torch._dynamo.reset()
+    cell = ours(3, 4)
+    compiled = torch.compile(cell, fullgraph=True, dynamic=True, backend="aot_eager")
+    for B in (2, 5):
+        x = torch.randn(B, 3)
+        torch.testing.assert_close(compiled(x), cell(x))
+
+
+def test_parametrized_layers_run_under_compile() -> None:
+    torch._dynamo.reset()
+    layer, x = fused.LSTM(3, 4), torch.randn(5, 2, 3)
+    parametrizations.weight_norm(layer, "weight_hh_l0")
+    model = Model(layer)
+    compiled = torch.compile(model, backend="aot_eager")
+    x = torch.randn(5, 2, 5)
+    torch.testing.assert_close(compiled(x), model(x))
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["nonstrict", "strict"])
+@each_cell
+def test_exports_with_any_number_of_steps_and_sequences(cell: str, strict: bool) -> None:
+    model = Model(make(cell, 3, 4, 2, bidirectional=True, batch_first=True)).eval()
+    steps, batch = torch.export.Dim("steps", min=2), torch.export.Dim("batch", min=2)
+    program = torch.export.export(
+        model, (torch.randn(3, 6, 5),), dynamic_shapes=({0: batch, 1: steps},), strict=strict
+    )
+    names = [str(n.target) for n in program.graph.nodes if n.op == "call_function"]
+    assert sum("seq2seq_ext.rnn" in name for name in names) == 1
+    for size in [(2, 9, 5), (7, 4, 5)]:
+        x = torch.randn(size)
+        torch.testing.assert_close(program.module()(x), model(x))
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    x = torch.randn(4, 3, 5)
+    torch.testing.assert_close(torch.export.load(file).module()(x), model(x))
+
+
+@each_cell
+def test_operator_passes_opcheck(cell: str) -> None:
+    from torch.library import opcheck
+
+    for options in (
+        {},
+        {"lengths": torch.tensor([5, 0, 3])},
+        {"resets": torch.rand(5, 3) < 0.4},
+    ):
+        layer = make(cell, 3, 4, 2, bidirectional=True)
+        hx = [s.requires_grad_() for s in states(random_state(layer, 3))]
+        x = torch.randn(5, 3, 3, requires_grad=True)
+        arguments = (
+            x,
+            hx[0],
+            hx[1] if len(hx) == 2 else None,
+            list(layer.parameters()),
+            options.get("lengths"),
+            None,
+            options.get("resets"),
+            None,
+            cell,
+            2,
+            True,
+            True,
+        )
+        results = opcheck(torch.ops.seq2seq_ext.rnn.default, arguments)
+        assert set(results.values()) == {"SUCCESS"}
