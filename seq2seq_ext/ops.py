@@ -11,7 +11,7 @@ output features of a cell (H, or the projection's), L layers, D directions, G ga
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -26,13 +26,6 @@ __all__ = ["rnn"]
 # the number of units that a row of them is padded to.
 _RESERVE_SLOTS = {"lstm": 5, "gru": 4, "gru_reset_before": 3, "rnn_tanh": 0, "rnn_relu": 0}
 _UNIT_PADDING = 16
-
-# Arguments of the operator `rnn`, in order; autograd answers one gradient for each.
-_X, _H_0, _C_0, _WEIGHTS = range(4)
-_NUM_ARGUMENTS = 12
-# The same arguments of `rnn_backward` start here.
-_BACKWARD_OFFSET = 3
-
 
 def rnn(
     x: Tensor,
@@ -77,12 +70,6 @@ def rnn(
     >>> y.shape
     torch.Size([5, 4, 2])
     """
-    differentiable = torch.is_grad_enabled() and (
-        x.requires_grad
-        or h_0.requires_grad
-        or (c_0 is not None and c_0.requires_grad)
-        or any(weight.requires_grad for weight in weights)
-    )
     y, h_n, c_n, _ = torch.ops.seq2seq_ext.rnn.default(
         x,
         h_0,
@@ -95,7 +82,7 @@ def rnn(
         cell,
         num_layers,
         bidirectional,
-        differentiable,
+        _needs_grad((x, h_0, c_0, *weights)),
     )
     return y, h_n, c_n if cell == "lstm" else None
 
@@ -172,161 +159,215 @@ def _rnn_backward_fake(
     )
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, h_0, c_0, weights, lengths, batch_sizes, resets, dropout_mask, *rest = inputs
-    y, _, _, reserve = output
-    ctx.cell, ctx.num_layers, ctx.bidirectional, ctx.save = rest
-    ctx.num_weights = len(weights)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(
-        x, h_0, c_0, lengths, batch_sizes, resets, dropout_mask, y, reserve, *weights
-    )
+# Autograd. The kernels for the Autograd key are written here rather than made by
+# torch.library.register_autograd, whose handling of lists of tensors takes 0.2 ms a call: more than
+# the whole forward pass of a small layer.
+
+
+def _needs_grad(tensors: Iterable[Tensor | None]) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+class _Rnn(torch.autograd.Function):
+    """``rnn`` with its gradient; weights come last, as autograd wants tensors one by one."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        h_0: Tensor,
+        c_0: Tensor | None,
+        sequence: tuple[Tensor | None, ...],
+        options: tuple[Any, ...],
+        save: bool,
+        *weights: Tensor,
+    ) -> tuple[Tensor, ...]:
+        with torch._C._AutoDispatchBelowAutograd():
+            y, h_n, c_n, reserve = torch.ops.seq2seq_ext.rnn.default(
+                x, h_0, c_0, weights, *sequence, *options, save
+            )
+        ctx.options, ctx.save = options, save
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*([reserve] if c_0 is not None else [c_n, reserve]))
+        ctx.save_for_backward(x, h_0, c_0, *sequence, y, reserve, *weights)
+        return y, h_n, c_n, reserve
+
+    @staticmethod
+    def backward(
+        ctx: Any, d_y: Tensor | None, d_h_n: Tensor | None, d_c_n: Tensor | None, _: None
+    ) -> tuple[Any, ...]:
+        wanted = ctx.needs_input_grad
+        if d_y is None and d_h_n is None and d_c_n is None:
+            return (None,) * len(wanted)
+        if not ctx.save:
+            raise RuntimeError(
+                "save: expected True for a call of seq2seq_ext::rnn that is to be differentiated, "
+                "got False"
+            )
+        x, h_0, c_0, *rest = ctx.saved_tensors
+        sequence, (y, reserve), weights = rest[:4], rest[4:6], rest[6:]
+        d_x, d_h_0, d_c_0, d_weights = torch.ops.seq2seq_ext.rnn_backward.default(
+            d_y,
+            d_h_n,
+            d_c_n,
+            x,
+            h_0,
+            c_0,
+            weights,
+            *sequence,
+            y,
+            reserve,
+            *ctx.options,
+            wanted[0],
+            any(wanted[6:]),
+        )
+        return (
+            d_x if wanted[0] else None,
+            d_h_0 if wanted[1] else None,
+            d_c_0 if wanted[2] else None,
+            None,
+            None,
+            None,
+            *(d_weights or [None] * len(weights)),
+        )
 
 
 def _rnn_autograd(
-    ctx: Any,
-    d_y: Tensor | None,
-    d_h_n: Tensor | None,
-    d_c_n: Tensor | None,
-    _d_reserve: Tensor | None,
-) -> tuple[Any, ...]:
-    grads: list[Any] = [None] * _NUM_ARGUMENTS
-    grads[_WEIGHTS] = [None] * ctx.num_weights
-    if d_y is None and d_h_n is None and d_c_n is None:
-        return tuple(grads)
-    if not ctx.save:
-        raise RuntimeError(
-            "save: expected True for a call of seq2seq_ext::rnn that is to be differentiated, "
-            "got False"
+    x: Tensor,
+    h_0: Tensor,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    if _needs_grad((x, h_0, c_0, *weights)):
+        output: tuple[Tensor, ...] = _Rnn.apply(  # type: ignore[no-untyped-call]
+            x, h_0, c_0, rest[:4], rest[4:7], rest[7], *weights
         )
-    saved = ctx.saved_tensors
-    x, h_0, c_0, lengths, batch_sizes, resets, dropout_mask, y, reserve = saved[:9]
-    weights = list(saved[9:])
-    wanted = ctx.needs_input_grad
-    weight_wanted = wanted[_WEIGHTS]
-    d_x, d_h_0, d_c_0, d_weights = torch.ops.seq2seq_ext.rnn_backward.default(
-        d_y,
-        d_h_n,
-        d_c_n if ctx.cell == "lstm" else None,
-        x,
-        h_0,
-        c_0,
-        weights,
-        lengths,
-        batch_sizes,
-        resets,
-        dropout_mask,
-        y,
-        reserve,
-        ctx.cell,
-        ctx.num_layers,
-        ctx.bidirectional,
-        wanted[_X],
-        any(weight_wanted),
-    )
-    grads[_X] = d_x if wanted[_X] else None
-    grads[_H_0] = d_h_0 if wanted[_H_0] else None
-    grads[_C_0] = d_c_0 if wanted[_C_0] else None
-    if d_weights:
-        grads[_WEIGHTS] = [
-            d_weight if want else None
-            for d_weight, want in zip(d_weights, weight_wanted, strict=True)
-        ]
-    return tuple(grads)
+        return output
+    with torch._C._AutoDispatchBelowAutograd():
+        return cast(
+            "tuple[Tensor, ...]",
+            torch.ops.seq2seq_ext.rnn.default(x, h_0, c_0, weights, *rest),
+        )
 
 
-torch.library.register_autograd(
-    "seq2seq_ext::rnn", _rnn_autograd, setup_context=_save_for_backward
-)
+class _RnnBackward(torch.autograd.Function):
+    """``rnn_backward`` with its gradient: the reference, differentiated twice by torch."""
 
+    @staticmethod
+    def forward(
+        ctx: Any,
+        d_y: Tensor | None,
+        d_h_n: Tensor | None,
+        d_c_n: Tensor | None,
+        x: Tensor,
+        h_0: Tensor,
+        c_0: Tensor | None,
+        sequence: tuple[Tensor | None, ...],
+        saved: tuple[Any, ...],
+        *weights: Tensor,
+    ) -> tuple[Tensor, ...]:
+        with torch._C._AutoDispatchBelowAutograd():
+            d_x, d_h_0, d_c_0, d_weights = torch.ops.seq2seq_ext.rnn_backward.default(
+                d_y, d_h_n, d_c_n, x, h_0, c_0, weights, *sequence, *saved
+            )
+        # y and the reserve are functions of the other inputs, through which the reference
+        # computes them anew: no gradient flows into them.
+        ctx.cell, ctx.num_layers, ctx.bidirectional = saved[2:5]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(d_y, d_h_n, d_c_n, x, h_0, c_0, *sequence, *weights)
+        return d_x, d_h_0, d_c_0, *d_weights
 
-def _save_for_double_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    d_y, d_h_n, d_c_n, x, h_0, c_0, weights, lengths, batch_sizes, resets, mask = inputs[:11]
-    ctx.cell, ctx.num_layers, ctx.bidirectional = inputs[13:16]
-    ctx.num_inputs = len(inputs)
-    ctx.num_weights = len(weights)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(
-        d_y, d_h_n, d_c_n, x, h_0, c_0, lengths, batch_sizes, resets, mask, *weights
-    )
+    @staticmethod
+    def backward(ctx: Any, *seeds: Tensor | None) -> tuple[Any, ...]:
+        d_y, d_h_n, d_c_n, x, h_0, c_0, *rest = ctx.saved_tensors
+        lengths, batch_sizes, resets, dropout_mask, *weights = rest
+
+        def leaf(tensor: Tensor) -> Tensor:
+            # A view keeps what leads up to the tensor, for still higher derivatives.
+            if tensor.requires_grad:
+                return tensor.view_as(tensor)
+            return tensor.detach().requires_grad_()
+
+        higher = torch.is_grad_enabled()
+        with torch.enable_grad():
+            states = [leaf(t) for t in (x, h_0, c_0) if t is not None]
+            inputs = states + [leaf(weight) for weight in weights]
+            outputs = reference.rnn(
+                inputs[0],
+                inputs[1],
+                None if c_0 is None else inputs[2],
+                inputs[len(states) :],
+                cell=ctx.cell,
+                num_layers=ctx.num_layers,
+                bidirectional=ctx.bidirectional,
+                lengths=lengths,
+                batch_sizes=batch_sizes,
+                resets=resets,
+                dropout_mask=dropout_mask,
+            )
+            cotangents = [None if d is None else leaf(d) for d in (d_y, d_h_n, d_c_n)]
+            pairs = [
+                (out, d)
+                for out, d in zip(outputs, cotangents, strict=True)
+                if out is not None and d is not None
+            ]
+            first = torch.autograd.grad(
+                [out for out, _ in pairs],
+                inputs,
+                [d for _, d in pairs],
+                create_graph=True,
+                allow_unused=True,
+            )
+            # What rnn_backward answers and a seed each: d_c_0 only where there is a c_0, the
+            # weights' only where they were asked for.
+            given = list(seeds[: len(states)])
+            given += list(seeds[3:]) or [None] * len(weights)
+            chosen = [
+                (grad, seed)
+                for grad, seed in zip(first, given, strict=True)
+                if grad is not None and seed is not None and grad.requires_grad
+            ]
+            targets = inputs + [d for d in cotangents if d is not None]
+            second: Sequence[Tensor | None] = [None] * len(targets)
+            if chosen:
+                second = torch.autograd.grad(
+                    [grad for grad, _ in chosen],
+                    targets,
+                    [seed for _, seed in chosen],
+                    create_graph=higher,
+                    allow_unused=True,
+                )
+        found = iter(second[len(inputs) :])
+        of_cotangents = [None if d is None else next(found) for d in cotangents]
+        of_states = [*second[: len(states)], *([None] if c_0 is None else [])]
+        return (*of_cotangents, *of_states, None, None, *second[len(states) : len(inputs)])
 
 
 def _rnn_backward_autograd(
-    ctx: Any,
-    g_x: Tensor | None,
-    g_h_0: Tensor | None,
-    g_c_0: Tensor | None,
-    g_weights: Sequence[Tensor | None] | None,
+    d_y: Tensor | None,
+    d_h_n: Tensor | None,
+    d_c_n: Tensor | None,
+    x: Tensor,
+    h_0: Tensor,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    *rest: Any,
 ) -> tuple[Any, ...]:
-    """Gradients of the gradients: the reference, differentiated twice by torch.
-
-    ``y`` and the reserve get none: they are functions of the other inputs, through which the
-    reference computes them anew.
-    """
-    saved = ctx.saved_tensors
-    d_y, d_h_n, d_c_n, x, h_0, c_0, lengths, batch_sizes, resets, mask = saved[:10]
-    weights = list(saved[10:])
-
-    def leaf(tensor: Tensor) -> Tensor:
-        # A view keeps what leads up to the tensor, for still higher derivatives.
-        return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_()
-
-    with torch.enable_grad():
-        inputs = [leaf(t) for t in (x, h_0, c_0, *weights) if t is not None]
-        states = 2 if c_0 is None else 3
-        outputs = reference.rnn(
-            inputs[0],
-            inputs[1],
-            None if c_0 is None else inputs[2],
-            inputs[states:],
-            cell=ctx.cell,
-            num_layers=ctx.num_layers,
-            bidirectional=ctx.bidirectional,
-            lengths=lengths,
-            batch_sizes=batch_sizes,
-            resets=resets,
-            dropout_mask=mask,
+    if _needs_grad((d_y, d_h_n, d_c_n, x, h_0, c_0, *weights)):
+        d_x, d_h_0, d_c_0, *d_weights = _RnnBackward.apply(  # type: ignore[no-untyped-call]
+            d_y, d_h_n, d_c_n, x, h_0, c_0, rest[:4], rest[4:], *weights
         )
-        cotangents = [None if d is None else leaf(d) for d in (d_y, d_h_n, d_c_n)]
-        pairs = [
-            (out, d)
-            for out, d in zip(outputs, cotangents, strict=True)
-            if out is not None and d is not None
-        ]
-        first = torch.autograd.grad(
-            [out for out, _ in pairs],
-            inputs,
-            [d for _, d in pairs],
-            create_graph=True,
-            allow_unused=True,
+        return d_x, d_h_0, d_c_0, d_weights
+    with torch._C._AutoDispatchBelowAutograd():
+        return cast(
+            "tuple[Any, ...]",
+            torch.ops.seq2seq_ext.rnn_backward.default(
+                d_y, d_h_n, d_c_n, x, h_0, c_0, weights, *rest
+            ),
         )
-        seeds = [g_x, g_h_0, *([] if c_0 is None else [g_c_0])]
-        seeds += list(g_weights) if g_weights else [None] * len(weights)
-        chosen = [
-            (grad, seed)
-            for grad, seed in zip(first, seeds, strict=True)
-            if grad is not None and seed is not None and grad.requires_grad
-        ]
-        targets = inputs + [d for d in cotangents if d is not None]
-        second: Sequence[Tensor | None] = [None] * len(targets)
-        if chosen:
-            second = torch.autograd.grad(
-                [grad for grad, _ in chosen],
-                targets,
-                [seed for _, seed in chosen],
-                create_graph=torch.is_grad_enabled(),
-                allow_unused=True,
-            )
-    found = iter(second[len(inputs) :])
-    grads: list[Any] = [None] * ctx.num_inputs
-    grads[:_BACKWARD_OFFSET] = [None if d is None else next(found) for d in cotangents]
-    grads[_BACKWARD_OFFSET + _X], grads[_BACKWARD_OFFSET + _H_0] = second[0], second[1]
-    if c_0 is not None:
-        grads[_BACKWARD_OFFSET + _C_0] = second[2]
-    grads[_BACKWARD_OFFSET + _WEIGHTS] = cast("list[Any]", list(second[states : len(inputs)]))
-    return tuple(grads)
 
 
-torch.library.register_autograd(
-    "seq2seq_ext::rnn_backward", _rnn_backward_autograd, setup_context=_save_for_double_backward
-)
+_library = torch.library.Library("seq2seq_ext", "IMPL")
+_library.impl("rnn", _rnn_autograd, "Autograd")
+_library.impl("rnn_backward", _rnn_backward_autograd, "Autograd")
