@@ -57,7 +57,7 @@ test-python: $(EXTENSION_STAMP) ## pytest; PYTEST_ARGS="-k lstm -x" chooses
 
 sanitize: $(DEV_STAMP) ## the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(CMAKE) -B build/sanitize -DSEQ2SEQ_EXT_SANITIZE=address,undefined \
-		-DCMAKE_BUILD_TYPE=RelWithDebInfo
+		-DCMAKE_BUILD_TYPE=Debug
 	$(BIN)/cmake --build build/sanitize
 	UBSAN_OPTIONS=print_stacktrace=1 $(BIN)/ctest --test-dir build/sanitize --output-on-failure
 

@@ -264,14 +264,19 @@ def _forward(
     if len(weights) < 2:
         raise RuntimeError(f"weights must hold at least w_ih and w_hh, got {len(weights)} tensors")
     w_ih, w_hh = weights[0], weights[1]
+    if not isinstance(w_ih, Tensor):
+        raise TypeError(f"weights must be Tensors, got {_kind(weights)}")
+    dtype, device = w_ih.dtype, w_ih.device
     for weight in weights:
         if not isinstance(weight, Tensor):
             raise TypeError(f"weights must be Tensors, got {_kind(weights)}")
+        # One tensor on the meta device would turn the whole call into one without numbers.
+        if weight.device != device:
+            raise RuntimeError(f"weights must all be on {device}, got one on {weight.device}")
     if w_ih.dim() != 2 or w_hh.dim() != 2:
         raise RuntimeError(
             f"w_ih and w_hh must have 2 dimensions, got {w_ih.dim()} and {w_hh.dim()}"
         )
-    dtype, device = w_ih.dtype, w_ih.device
     if x.dtype != dtype:
         x = _autocast(x, w_ih)
     if dtype not in _DTYPES and device.type == "cpu":
@@ -329,8 +334,6 @@ def _forward(
         resets=resets,
         dropout_mask=dropout_mask,
     )
-    if y.device != device:  # the operator goes where any one of its tensors leads
-        raise RuntimeError(f"weights must all be on the device {device}, got one on {y.device}")
 
     if isinstance(input, PackedSequence):
         if unsorted_indices is not None:

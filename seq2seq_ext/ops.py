@@ -17,8 +17,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from seq2seq_ext import _C  # noqa: F401 - importing it registers the operators
-from seq2seq_ext import reference
+from seq2seq_ext import (
+    _C,  # noqa: F401 - importing it registers the operators
+    reference,
+)
 
 __all__ = ["rnn"]
 
@@ -26,6 +28,7 @@ __all__ = ["rnn"]
 # the number of units that a row of them is padded to.
 _RESERVE_SLOTS = {"lstm": 5, "gru": 4, "gru_reset_before": 3, "rnn_tanh": 0, "rnn_relu": 0}
 _UNIT_PADDING = 16
+
 
 def rnn(
     x: Tensor,
@@ -93,18 +96,29 @@ def _sizes(
     cell: str,
     num_layers: int,
     bidirectional: bool,
-) -> tuple[Any, Any, Any]:
-    """Steps of all sequences together (N, or T*B), H, and the elements of the reserve."""
+) -> tuple[int, int]:
+    """H, and the elements of the reserve."""
     steps = x.size(0) if x.dim() == 2 else x.size(0) * x.size(1)
     gates = {"lstm": 4, "gru": 3, "gru_reset_before": 3}.get(cell, 1)
     D = 2 if bidirectional else 1
     H, P = weights[0].size(0) // gates, weights[1].size(1)
     padded = (H + _UNIT_PADDING - 1) // _UNIT_PADDING * _UNIT_PADDING
     reserve = num_layers * D * steps * _RESERVE_SLOTS[cell] * padded
-    return steps, H, reserve + (num_layers - 1) * steps * D * P
+    return H, reserve + (num_layers - 1) * steps * D * P
 
 
-@torch.library.register_fake("seq2seq_ext::rnn")
+def _check_devices(x: Tensor, h_0: Tensor, c_0: Tensor | None, weights: Sequence[Tensor]) -> None:
+    """A single meta tensor brings a call here, and must not take real ones with it."""
+    for name, tensor in (
+        ("h_0", h_0),
+        ("c_0", c_0),
+        *((f"weights[{i}]", w) for i, w in enumerate(weights)),
+    ):
+        if tensor is not None and tensor.device != x.device:
+            raise RuntimeError(f"{name}: expected device {x.device} as x has, got {tensor.device}")
+
+
+@torch.library.register_fake("seq2seq_ext::rnn")  # type: ignore[untyped-decorator]
 def _rnn_fake(
     x: Tensor,
     h_0: Tensor,
@@ -119,7 +133,8 @@ def _rnn_fake(
     bidirectional: bool,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _, H, reserve = _sizes(x, weights, cell, num_layers, bidirectional)
+    _check_devices(x, h_0, c_0, weights)
+    H, reserve = _sizes(x, weights, cell, num_layers, bidirectional)
     D = 2 if bidirectional else 1
     B, P = h_0.size(1), h_0.size(2)
     return (
@@ -130,7 +145,7 @@ def _rnn_fake(
     )
 
 
-@torch.library.register_fake("seq2seq_ext::rnn_backward")
+@torch.library.register_fake("seq2seq_ext::rnn_backward")  # type: ignore[untyped-decorator]
 def _rnn_backward_fake(
     d_y: Tensor | None,
     d_h_n: Tensor | None,
@@ -151,6 +166,7 @@ def _rnn_backward_fake(
     input_grad: bool,
     weight_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    _check_devices(x, h_0, c_0, weights)
     return (
         x.new_empty(x.shape if input_grad else (0,)),
         x.new_empty(h_0.shape),
@@ -368,6 +384,7 @@ def _rnn_backward_autograd(
         )
 
 
-_library = torch.library.Library("seq2seq_ext", "IMPL")
-_library.impl("rnn", _rnn_autograd, "Autograd")
-_library.impl("rnn_backward", _rnn_backward_autograd, "Autograd")
+# Kept alive: torch unregisters what a library holds when the library goes.
+_library = torch.library.Library("seq2seq_ext", "IMPL")  # type: ignore[no-untyped-call]
+_library.impl("rnn", _rnn_autograd, "Autograd")  # type: ignore[no-untyped-call]
+_library.impl("rnn_backward", _rnn_backward_autograd, "Autograd")  # type: ignore[no-untyped-call]

@@ -38,8 +38,8 @@ class LayerBackward {
     w_ih_ = arena.take<T>(panels_of(max_input, kColumns) * P_::kInputSlots * Hp_ * kColumns);
   }
 
-  // Turns to layer l, direction d, whose outputs are `y` with gradients `d_y`. Every member does so,
-  // also those that leave run() to others.
+  // Turns to layer l, direction d, whose outputs are `y` with gradients `d_y`. Every member does
+  // so, also those that leave run() to others.
   void bind(int64_t l, int64_t d, Rows<const T> y, Rows<const T> d_y) {
     const int64_t index = l * f_.D + d;
     reserve_ = f_.reserve + index * s_.N * reserve_slots(cell) * Hp_;
@@ -72,14 +72,18 @@ class LayerBackward {
     const auto rows = member.share(s_.B);
     for (int64_t b = rows.begin; b < rows.end; ++b) {
       const int64_t source = walk.source(b);
-      fill_row(f_.d_h_n ? f_.d_h_n + (index * s_.B + source) * P_size_ : nullptr, P_size_, d_h_ + b * ldh_, ldh_);
-      if (d_c_) fill_row(f_.d_c_n ? f_.d_c_n + (index * s_.B + source) * H_ : nullptr, H_, d_c_ + b * ldc_, ldc_);
+      fill_row(f_.d_h_n ? f_.d_h_n + (index * s_.B + source) * P_size_ : nullptr, P_size_,
+               d_h_ + b * ldh_, ldh_);
+      if (d_c_)
+        fill_row(f_.d_c_n ? f_.d_c_n + (index * s_.B + source) * H_ : nullptr, H_, d_c_ + b * ldc_,
+                 ldc_);
     }
     member.sync();
 
     const bool split = f_.plan.split_units;
     const Member::Range all_units{0, unit_panels_}, all_states{0, state_panels_};
-    const Work work{own, walk, member, split ? member.share(unit_panels_) : all_units, split ? states : all_states};
+    const Work work{own, walk, member, split ? member.share(unit_panels_) : all_units,
+                    split ? states : all_states};
     for (int64_t step = s_.T - 1; step >= 0; --step) {
       const int64_t t = walk.time(step);
       retreat(work, t, own.count(s_.active[t]));
@@ -87,14 +91,16 @@ class LayerBackward {
     member.sync();
     for (int64_t b = rows.begin; b < rows.end; ++b) {
       const int64_t source = walk.source(b);
-      std::copy(d_h_ + b * ldh_, d_h_ + b * ldh_ + P_size_, f_.d_h_0 + (index * s_.B + source) * P_size_);
-      if (d_c_) std::copy(d_c_ + b * ldc_, d_c_ + b * ldc_ + H_, f_.d_c_0 + (index * s_.B + source) * H_);
+      std::copy(d_h_ + b * ldh_, d_h_ + b * ldh_ + P_size_,
+                f_.d_h_0 + (index * s_.B + source) * P_size_);
+      if (d_c_)
+        std::copy(d_c_ + b * ldc_, d_c_ + b * ldc_ + H_, f_.d_c_0 + (index * s_.B + source) * H_);
     }
   }
 
   // This member's share of the weight gradients, once every member has left run().
-  void weight_gradients(int64_t l, int64_t d, const LayerInput<T>& input, const Member& member, T* transposed,
-                        T* sums, T* scratch) const {
+  void weight_gradients(int64_t l, int64_t d, const LayerInput<T>& input, const Member& member,
+                        T* transposed, T* sums, T* scratch) const {
     const Weights<T>& dw = f_.d_weights[l * f_.D + d];
     const Walk walk(s_, d == 1);
     const auto none = [](int64_t) -> const T* { return nullptr; };
@@ -114,8 +120,9 @@ class LayerBackward {
         return unit < H_ ? P_::kGate[slot0 + c / Hp_] * H_ + unit : int64_t{-1};
       };
     };
-    const auto product = [&](const T* from, int64_t ldd, int64_t columns, int64_t features, const auto& row,
-                             const auto& scale, const auto& target, T* weight, T* bias, T* second_bias) {
+    const auto product = [&](const T* from, int64_t ldd, int64_t columns, int64_t features,
+                             const auto& row, const auto& scale, const auto& target, T* weight,
+                             T* bias, T* second_bias) {
       if (!weight && !bias && !second_bias) return;
       const GradientProduct<T> p{s_.N, from, ldd, columns, weight ? features : 0, transposed, sums};
       const auto share = member.share(panels_of(columns, kColumns));
@@ -127,13 +134,16 @@ class LayerBackward {
     };
     // Only the n of GRU has different gradients for its two biases.
     constexpr bool kApart = cell == Cell::kGru;
-    product(d_gates_, ldg_, P_::kInputSlots * Hp_, input.size, x, mask, gate_row(0), dw.w_ih, dw.b_ih,
-            kApart ? nullptr : dw.b_hh);
+    product(d_gates_, ldg_, P_::kInputSlots * Hp_, input.size, x, mask, gate_row(0), dw.w_ih,
+            dw.b_ih, kApart ? nullptr : dw.b_hh);
     product(d_gates_ + P_::kStateSlot * Hp_, ldg_, P_::kStateSlots * Hp_, P_size_, h, none,
             gate_row(P_::kStateSlot), dw.w_hh, kApart ? dw.b_hh : nullptr, nullptr);
-    if (kTwoPhases) product(d_gates_, ldg_, Hp_, P_size_, inner, none, gate_row(0), dw.w_hh, nullptr, nullptr);
+    if (kTwoPhases)
+      product(d_gates_, ldg_, Hp_, P_size_, inner, none, gate_row(0), dw.w_hh, nullptr, nullptr);
     if (projected_) {
-      product(d_out_, ldh_, P_size_, H_, inner, none, [](int64_t c) { return c; }, dw.w_hr, nullptr, nullptr);
+      product(
+          d_out_, ldh_, P_size_, H_, inner, none, [](int64_t c) { return c; }, dw.w_hr, nullptr,
+          nullptr);
     }
   }
 
@@ -144,14 +154,15 @@ class LayerBackward {
   }
 
   // C (rows x padded I) (+)= gate gradients of compact rows [r, r + count) times W_ih.
-  void input_gradient(int64_t r, int64_t count, int64_t I, bool accumulate, T* c, T* scratch) const {
+  void input_gradient(int64_t r, int64_t count, int64_t I, bool accumulate, T* c,
+                      T* scratch) const {
     const T* rows[kBlockRows];
     for (int64_t m = 0; m < count; ++m) rows[m] = d_gates_ + (r + m) * ldg_;
     const int64_t panels = panels_of(I, kColumns);
     const int64_t K = P_::kInputSlots * Hp_;
-    large_product<T, kPlainVectors>(
-        {count, K, panels, rows, nullptr, w_ih_, K * kColumns, c, panels * kColumns, kColumns,
-         accumulate ? c : nullptr, panels * kColumns, scratch});
+    large_product<T, kPlainVectors>({count, K, panels, rows, nullptr, w_ih_, K * kColumns, c,
+                                     panels * kColumns, kColumns, accumulate ? c : nullptr,
+                                     panels * kColumns, scratch});
   }
 
  private:
@@ -190,7 +201,9 @@ class LayerBackward {
   const T* kept(int64_t r, int slot, int64_t unit) const {
     return reserve_ + (r * reserve_slots(cell) + slot) * Hp_ + unit;
   }
-  T* d_gate(int64_t r, int slot, int64_t unit) const { return d_gates_ + r * ldg_ + slot * Hp_ + unit; }
+  T* d_gate(int64_t r, int slot, int64_t unit) const {
+    return d_gates_ + r * ldg_ + slot * Hp_ + unit;
+  }
 
   // The state that entered step (t, b) = r: null where a reset made it zero.
   const T* previous_h(const Walk& walk, int64_t t, int64_t b, int64_t r) const {
@@ -203,11 +216,13 @@ class LayerBackward {
     if (rows == 0 && !f_.plan.split_units) return;
     const int64_t first = work.own.first, step = work.own.step;
     const int64_t r0 = s_.offset[t] + first;
-    const int64_t begin = work.units.begin * kColumns, end = std::min(work.units.end * kColumns, Hp_);
+    const int64_t begin = work.units.begin * kColumns,
+                  end = std::min(work.units.end * kColumns, Hp_);
     if (projected_) {
       for (int64_t j = 0; j < rows; ++j) {
         const int64_t b = first + j * step, r = r0 + j * step;
-        for (int64_t unit = work.states.begin * kColumns; unit < work.states.end * kColumns; unit += W) {
+        for (int64_t unit = work.states.begin * kColumns; unit < work.states.end * kColumns;
+             unit += W) {
           store(d_out_ + r * ldh_ + unit, output_gradient(b, r, unit));
         }
       }
@@ -225,8 +240,9 @@ class LayerBackward {
     sync(work);
     if constexpr (kTwoPhases) {
       for (int64_t q = work.units.begin; q < work.units.end; ++q) {
-        panel_product<T, kPlainVectors>(rows, {Hp_, d_gate(r0, 0, 0), step * ldg_, w_hn_ + q * Hp_ * kColumns,
-                                               d_inner_ + first * ldc_ + q * kColumns, step * ldc_, nullptr, 0});
+        panel_product<T, kPlainVectors>(
+            rows, {Hp_, d_gate(r0, 0, 0), step * ldg_, w_hn_ + q * Hp_ * kColumns,
+                   d_inner_ + first * ldc_ + q * kColumns, step * ldc_, nullptr, 0});
       }
       for (int64_t j = 0; j < rows; ++j) {
         const int64_t b = first + j * step;
@@ -272,9 +288,11 @@ class LayerBackward {
     }
     for (int64_t unit = begin; unit < end; unit += W) {
       const int64_t count = std::max<int64_t>(H_ - unit, 0);
-      const Vec<T> d_h = projected_ ? load(d_inner_ + b * ldc_ + unit) : output_gradient(b, r, unit);
+      const Vec<T> d_h =
+          projected_ ? load(d_inner_ + b * ldc_ + unit) : output_gradient(b, r, unit);
       if constexpr (cell == Cell::kLstm) {
-        const Vec<T> i = load(kept(r, 0, unit)), f = load(kept(r, 1, unit)), g = load(kept(r, 2, unit));
+        const Vec<T> i = load(kept(r, 0, unit)), f = load(kept(r, 1, unit)),
+                     g = load(kept(r, 2, unit));
         const Vec<T> o = load(kept(r, 3, unit)), tanh_c = tanh<T>(load(kept(r, 4, unit)));
         const Vec<T> c = c_prev ? load_first(c_prev + unit, count) : Vec<T>{};
         T* carried = d_c_ + b * ldc_ + unit;
@@ -296,7 +314,8 @@ class LayerBackward {
         store(d_gate(r, 3, unit), d_n * r_);
         store(d_h_ + b * ldh_ + unit, d_h * z);
       } else if constexpr (kTwoPhases) {
-        const Vec<T> r_ = load(kept(r, 0, unit)), z = load(kept(r, 1, unit)), n = load(kept(r, 2, unit));
+        const Vec<T> r_ = load(kept(r, 0, unit)), z = load(kept(r, 1, unit)),
+                     n = load(kept(r, 2, unit));
         const Vec<T> h = h_prev ? load_first(h_prev + unit, count) : Vec<T>{};
         store(d_gate(r, 0, unit), d_h * (T(1) - z) * (T(1) - n * n));
         store(d_gate(r, 2, unit), d_h * (h - n) * z * (T(1) - z));
@@ -304,17 +323,20 @@ class LayerBackward {
         store(d_h_ + b * ldh_ + unit, d_h * z);
       } else {
         const Vec<T> h = load_first(y_(r) + unit, count);
-        store(d_gate(r, 0, unit), cell == Cell::kRnnTanh ? d_h * (T(1) - h * h) : (h > T(0) ? d_h : Vec<T>{}));
+        store(d_gate(r, 0, unit),
+              cell == Cell::kRnnTanh ? d_h * (T(1) - h * h) : (h > T(0) ? d_h : Vec<T>{}));
       }
     }
   }
 
   // Reset before: from the gradient of r h (in d_inner) those of r and of h.
-  void reset_gate(const Walk& walk, int64_t t, int64_t b, int64_t r, int64_t begin, int64_t end) const {
+  void reset_gate(const Walk& walk, int64_t t, int64_t b, int64_t r, int64_t begin,
+                  int64_t end) const {
     const T* h_prev = previous_h(walk, t, b, r);
     for (int64_t unit = begin; unit < end; unit += W) {
       const Vec<T> d_rh = load(d_inner_ + b * ldc_ + unit), r_ = load(kept(r, 0, unit));
-      const Vec<T> h = h_prev ? load_first(h_prev + unit, std::max<int64_t>(H_ - unit, 0)) : Vec<T>{};
+      const Vec<T> h =
+          h_prev ? load_first(h_prev + unit, std::max<int64_t>(H_ - unit, 0)) : Vec<T>{};
       store(d_gate(r, 1, unit), d_rh * h * r_ * (T(1) - r_));
       T* d_h = d_h_ + b * ldh_ + unit;
       store(d_h, load(d_h) + d_rh * r_);
@@ -326,16 +348,17 @@ class LayerBackward {
   const int64_t H_, Hp_, P_size_;
   const bool projected_;
   const int64_t unit_panels_, state_panels_, ldg_, ldh_, ldc_;
-  T* d_gates_;            // (N, slots, Hp)
-  T* d_h_;                // (B, ldh) carried from step to step
-  T* d_c_ = nullptr;      // (B, ldc)
-  T* d_inner_ = nullptr;  // (B, ldc) of o tanh(c) before the projection, or of r h with reset before
-  T* inner_ = nullptr;    // (N, Hp) o tanh(c), or r h
-  T* d_out_ = nullptr;    // (N, ldh) of the projected output
-  T* w_hr_ = nullptr;     // (unit panels, P, columns)
-  T* w_hh_;               // (state panels, state slots * Hp, columns)
-  T* w_hn_ = nullptr;     // (state panels, Hp, columns): reset before
-  T* w_ih_;               // (input panels, input slots * Hp, columns)
+  T* d_gates_;        // (N, slots, Hp)
+  T* d_h_;            // (B, ldh) carried from step to step
+  T* d_c_ = nullptr;  // (B, ldc)
+  T* d_inner_ =
+      nullptr;          // (B, ldc) of o tanh(c) before the projection, or of r h with reset before
+  T* inner_ = nullptr;  // (N, Hp) o tanh(c), or r h
+  T* d_out_ = nullptr;  // (N, ldh) of the projected output
+  T* w_hr_ = nullptr;   // (unit panels, P, columns)
+  T* w_hh_;             // (state panels, state slots * Hp, columns)
+  T* w_hn_ = nullptr;   // (state panels, Hp, columns): reset before
+  T* w_ih_;             // (input panels, input slots * Hp, columns)
   const T* reserve_;
   Rows<const T> y_, d_y_;
   const T *h_0_, *c_0_;
@@ -348,7 +371,8 @@ static size_t backward_stack(const Backward<T>& f, const Member* member, void* w
   const int64_t max_input = largest_input(f);
   const int64_t width = f.D * f.P;
   LayerBackward<cell, T> direction0(f, arena, max_input);
-  LayerBackward<cell, T> direction1 = f.D == 2 ? LayerBackward<cell, T>(f, arena, max_input) : direction0;
+  LayerBackward<cell, T> direction1 =
+      f.D == 2 ? LayerBackward<cell, T>(f, arena, max_input) : direction0;
   LayerBackward<cell, T>* directions[2] = {&direction0, &direction1};
   // Gradients of the inner layers' outputs: the one read and the one written.
   T* inner[2] = {nullptr, nullptr};
@@ -358,7 +382,8 @@ static size_t backward_stack(const Backward<T>& f, const Member* member, void* w
   T* transposed = arena.take<T>(gradient_rows<T>(features) * columns);
   T* sums = arena.take<T>(columns);
   const int64_t block = kBlockRows * round_up(max_input, kPlainColumns<T>);
-  const int64_t scratch_size = std::max(gradient_scratch<T>(features), large_product_scratch<T>() + block);
+  const int64_t scratch_size =
+      std::max(gradient_scratch<T>(features), large_product_scratch<T>() + block);
   T* scratch = arena.take<T>(f.plan.threads * scratch_size);
   if (member == nullptr) return arena.used();
   scratch += member->rank * scratch_size;
@@ -376,7 +401,8 @@ static size_t backward_stack(const Backward<T>& f, const Member* member, void* w
     }
     const Rows<T> d_x = l == 0 ? f.d_x : Rows<T>{inner[(l - 1) % 2], nullptr, width};
     if (d_x)
-      for (int64_t d = 0; d < f.D; ++d) directions[d]->pack_input_weights(l, d, input.size, *member);
+      for (int64_t d = 0; d < f.D; ++d)
+        directions[d]->pack_input_weights(l, d, input.size, *member);
     member->sync();
     for (int64_t d = 0; d < f.D; ++d) {
       directions[d]->weight_gradients(l, d, input, *member, transposed, sums, scratch);
@@ -385,9 +411,11 @@ static size_t backward_stack(const Backward<T>& f, const Member* member, void* w
       T* c = scratch + large_product_scratch<T>();
       const int64_t ldc = round_up(input.size, kPlainColumns<T>);
       const auto share = member->share(panels_of(s.N, kBlockRows));
-      for (int64_t r = share.begin * kBlockRows; r < std::min(share.end * kBlockRows, s.N); r += kBlockRows) {
+      for (int64_t r = share.begin * kBlockRows; r < std::min(share.end * kBlockRows, s.N);
+           r += kBlockRows) {
         const int64_t count = std::min(kBlockRows, s.N - r);
-        for (int64_t d = 0; d < f.D; ++d) directions[d]->input_gradient(r, count, input.size, d > 0, c, scratch);
+        for (int64_t d = 0; d < f.D; ++d)
+          directions[d]->input_gradient(r, count, input.size, d > 0, c, scratch);
         for (int64_t m = 0; m < count; ++m) {
           T* to = d_x(r + m);
           const T* from = c + m * ldc;

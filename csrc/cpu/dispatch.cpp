@@ -13,9 +13,11 @@ std::vector<const Kernels*> available() {
 #if defined(__x86_64__)
   std::vector<const Kernels*> tables{&baseline::kernels};
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) tables.push_back(&avx2::kernels);
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    tables.push_back(&avx2::kernels);
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("fma")) {
     tables.push_back(&avx512::kernels);
   }
   return tables;
@@ -37,7 +39,8 @@ const Kernels& kernels_for(const std::string& name) {
     if (name == table->name) return *table;
     known += (known.empty() ? "" : ", ") + std::string(table->name);
   }
-  throw std::invalid_argument("instruction set '" + name + "' is not one that this CPU runs; expected one of: " + known);
+  throw std::invalid_argument("instruction set '" + name +
+                              "' is not one that this CPU runs; expected one of: " + known);
 }
 
 const Kernels& active_kernels() {
@@ -66,6 +69,8 @@ std::vector<std::string> available_cpu_isas() {
   return names;
 }
 
-void set_cpu_isa(const std::string& name) { chosen.store(&kernels_for(name), std::memory_order_release); }
+void set_cpu_isa(const std::string& name) {
+  chosen.store(&kernels_for(name), std::memory_order_release);
+}
 
 }  // namespace seq2seq_ext

@@ -3,31 +3,36 @@
 
 // Gates in panels. A panel holds the weights of a block of hidden units with their gates side by
 // side, so that one register tile yields every gate of those units and the gate mathematics follows
-// while the tile is in the first-level cache. A tile row has `kSlots` slots of `kUnitVectors` vectors.
-// The input projection fills the first kInputSlots, the recurrent product adds to the slots from
-// kStateSlot on; between them lies what the two must not share. GRU wants W_in x and W_hn h apart, so
-// its slots are (n_x, r, z, n_h) with the input in 0..2 and the state in 1..3. With reset before,
-// r and z must be known before the n of the state can be had: (n, r, z), first 1..2, then 0.
+// while the tile is in the first-level cache. A tile row has `kSlots` slots of `kUnitVectors`
+// vectors. The input projection fills the first kInputSlots, the recurrent product adds to the
+// slots from kStateSlot on; between them lies what the two must not share. GRU wants W_in x and
+// W_hn h apart, so its slots are (n_x, r, z, n_h) with the input in 0..2 and the state in 1..3.
+// With reset before, r and z must be known before the n of the state can be had: (n, r, z),
+// first 1..2, then 0.
 template <Cell cell>
 struct Panel;
 template <>
 struct Panel<Cell::kLstm> {
-  static constexpr int kSlots = 4, kUnitVectors = 1, kInputSlots = 4, kStateSlot = 0, kStateSlots = 4;
+  static constexpr int kSlots = 4, kUnitVectors = 1, kInputSlots = 4, kStateSlot = 0,
+                       kStateSlots = 4;
   static constexpr int kGate[kSlots] = {0, 1, 2, 3};
 };
 template <>
 struct Panel<Cell::kGru> {
-  static constexpr int kSlots = 4, kUnitVectors = 1, kInputSlots = 3, kStateSlot = 1, kStateSlots = 3;
+  static constexpr int kSlots = 4, kUnitVectors = 1, kInputSlots = 3, kStateSlot = 1,
+                       kStateSlots = 3;
   static constexpr int kGate[kSlots] = {2, 0, 1, 2};
 };
 template <>
 struct Panel<Cell::kGruResetBefore> {
-  static constexpr int kSlots = 3, kUnitVectors = 1, kInputSlots = 3, kStateSlot = 1, kStateSlots = 2;
+  static constexpr int kSlots = 3, kUnitVectors = 1, kInputSlots = 3, kStateSlot = 1,
+                       kStateSlots = 2;
   static constexpr int kGate[kSlots] = {2, 0, 1};
 };
 template <>
 struct Panel<Cell::kRnnTanh> {
-  static constexpr int kSlots = 1, kUnitVectors = 4, kInputSlots = 1, kStateSlot = 0, kStateSlots = 1;
+  static constexpr int kSlots = 1, kUnitVectors = 4, kInputSlots = 1, kStateSlot = 0,
+                       kStateSlots = 1;
   static constexpr int kGate[kSlots] = {0};
 };
 template <>
@@ -38,7 +43,9 @@ inline constexpr int kPlainVectors = 4;
 template <typename T>
 inline constexpr int64_t kPlainColumns = kPlainVectors * kLanes<T>;
 
-constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+constexpr int64_t round_up(int64_t n, int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
 constexpr int64_t panels_of(int64_t n, int64_t width) { return (n + width - 1) / width; }
 
 // Hands out pieces of one block of memory. With no block it only counts, so that the same code that
@@ -68,7 +75,9 @@ struct OwnRows {
   OwnRows(const Plan& plan, const Member& member)
       : first(plan.split_units ? 0 : member.rank), step(plan.split_units ? 1 : member.size) {}
 
-  int64_t count(int64_t active) const { return active > first ? (active - first + step - 1) / step : 0; }
+  int64_t count(int64_t active) const {
+    return active > first ? (active - first + step - 1) / step : 0;
+  }
 };
 
 // The steps of one direction in its own order of reading.
@@ -78,8 +87,12 @@ class Walk {
 
   int64_t time(int64_t step) const { return reverse_ ? s_.T - 1 - step : step; }
   // Whether row b has another step behind, or one before, the one at time t, in order of reading.
-  bool has_next(int64_t t, int64_t b) const { return reverse_ ? t > 0 : t + 1 < s_.T && b < s_.active[t + 1]; }
-  bool has_previous(int64_t t, int64_t b) const { return reverse_ ? t + 1 < s_.T && b < s_.active[t + 1] : t > 0; }
+  bool has_next(int64_t t, int64_t b) const {
+    return reverse_ ? t > 0 : t + 1 < s_.T && b < s_.active[t + 1];
+  }
+  bool has_previous(int64_t t, int64_t b) const {
+    return reverse_ ? t + 1 < s_.T && b < s_.active[t + 1] : t > 0;
+  }
   int64_t next(int64_t t, int64_t b) const { return s_.offset[reverse_ ? t - 1 : t + 1] + b; }
   int64_t previous(int64_t t, int64_t b) const { return s_.offset[reverse_ ? t + 1 : t - 1] + b; }
   // Time of the first step of row b, which must have one.

@@ -3,44 +3,65 @@
 template <typename T, typename Call>
 static auto with_cell(Cell cell, const Call& call) {
   switch (cell) {
-    case Cell::kLstm: return call(std::integral_constant<Cell, Cell::kLstm>{});
-    case Cell::kGru: return call(std::integral_constant<Cell, Cell::kGru>{});
-    case Cell::kGruResetBefore: return call(std::integral_constant<Cell, Cell::kGruResetBefore>{});
-    case Cell::kRnnTanh: return call(std::integral_constant<Cell, Cell::kRnnTanh>{});
-    case Cell::kRnnRelu: break;
+    case Cell::kLstm:
+      return call(std::integral_constant<Cell, Cell::kLstm>{});
+    case Cell::kGru:
+      return call(std::integral_constant<Cell, Cell::kGru>{});
+    case Cell::kGruResetBefore:
+      return call(std::integral_constant<Cell, Cell::kGruResetBefore>{});
+    case Cell::kRnnTanh:
+      return call(std::integral_constant<Cell, Cell::kRnnTanh>{});
+    case Cell::kRnnRelu:
+      break;
   }
   return call(std::integral_constant<Cell, Cell::kRnnRelu>{});
 }
 
 template <typename T>
 static size_t forward_workspace(const Forward<T>& f) {
-  return with_cell<T>(f.cell, [&](auto cell) { return forward_stack<cell.value, T>(f, nullptr, nullptr); });
+  return with_cell<T>(f.cell,
+                      [&](auto cell) { return forward_stack<cell.value, T>(f, nullptr, nullptr); });
 }
 
 template <typename T>
 static size_t backward_workspace(const Backward<T>& f) {
-  return with_cell<T>(f.cell, [&](auto cell) { return backward_stack<cell.value, T>(f, nullptr, nullptr); });
+  return with_cell<T>(
+      f.cell, [&](auto cell) { return backward_stack<cell.value, T>(f, nullptr, nullptr); });
 }
 
 template <typename T>
 static void forward(const Forward<T>& f, const Member& member, void* workspace) {
-  with_cell<T>(f.cell, [&](auto cell) { return forward_stack<cell.value, T>(f, &member, workspace); });
+  with_cell<T>(f.cell,
+               [&](auto cell) { return forward_stack<cell.value, T>(f, &member, workspace); });
 }
 
 template <typename T>
 static void backward(const Backward<T>& f, const Member& member, void* workspace) {
-  with_cell<T>(f.cell, [&](auto cell) { return backward_stack<cell.value, T>(f, &member, workspace); });
+  with_cell<T>(f.cell,
+               [&](auto cell) { return backward_stack<cell.value, T>(f, &member, workspace); });
 }
 
 template <typename T>
 static void map(int function, int64_t n, const T* x, T* y) {
   for (int64_t i = 0; i < n; i += kLanes<T>) {
     const Vec<T> v = load_first(x + i, n - i);
-    store_first(y + i, function == 0 ? exp<T>(v) : function == 1 ? tanh<T>(v) : sigmoid<T>(v), n - i);
+    store_first(y + i,
+                function == 0   ? exp<T>(v)
+                : function == 1 ? tanh<T>(v)
+                                : sigmoid<T>(v),
+                n - i);
   }
 }
 
-static constexpr Kernels kTable{
-    ISA_NAME,         ISA_VECTOR_BYTES, &forward_workspace<float>, &forward_workspace<double>,
-    &backward_workspace<float>, &backward_workspace<double>, &forward<float>, &forward<double>,
-    &backward<float>, &backward<double>, &map<float>, &map<double>};
+static constexpr Kernels kTable{ISA_NAME,
+                                ISA_VECTOR_BYTES,
+                                &forward_workspace<float>,
+                                &forward_workspace<double>,
+                                &backward_workspace<float>,
+                                &backward_workspace<double>,
+                                &forward<float>,
+                                &forward<double>,
+                                &backward<float>,
+                                &backward<double>,
+                                &map<float>,
+                                &map<double>};

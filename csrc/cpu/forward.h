@@ -7,8 +7,8 @@ template <Cell cell, typename T>
 class LayerForward {
   using P_ = Panel<cell>;
   static constexpr int64_t W = kLanes<T>;
-  static constexpr int64_t kUnits = P_::kUnitVectors * W;        // hidden units of a panel
-  static constexpr int64_t kColumns = P_::kSlots * kUnits;       // elements of a panel's row
+  static constexpr int64_t kUnits = P_::kUnitVectors * W;   // hidden units of a panel
+  static constexpr int64_t kColumns = P_::kSlots * kUnits;  // elements of a panel's row
   static constexpr int kInputVectors = P_::kInputSlots * P_::kUnitVectors;
   static constexpr int kStateVectors = P_::kStateSlots * P_::kUnitVectors;
   static constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
@@ -39,7 +39,8 @@ class LayerForward {
     if (projected_ || kTwoPhases) inner_ = arena.take<T>(s_.B * ldu_);
     if (projected_) out_ = arena.take<T>(s_.B * state_panels_ * kPlainColumns<T>);
     chunk_rows_ = chunk_rows();
-    const int64_t columns = (f.plan.split_units ? panels_of(panels_, smallest_group(f)) : panels_) * kColumns;
+    const int64_t columns =
+        (f.plan.split_units ? panels_of(panels_, smallest_group(f)) : panels_) * kColumns;
     gates_stride_ = chunk_rows_ * columns;
     gates_ = arena.take<T>(members * gates_stride_);
     scratch_ = arena.take<T>(members * large_product_scratch<T>());
@@ -47,7 +48,8 @@ class LayerForward {
     scale_ = arena.take<const T*>(members * chunk_rows_);
   }
 
-  void run(int64_t l, int64_t d, const LayerInput<T>& input, Rows<T> y, T* reserve, const Member& member) {
+  void run(int64_t l, int64_t d, const LayerInput<T>& input, Rows<T> y, T* reserve,
+           const Member& member) {
     const int64_t index = l * f_.D + d;
     const Weights<const T>& w = f_.weights[index];
     const Walk walk(s_, d == 1);
@@ -65,12 +67,12 @@ class LayerForward {
       for (int64_t q = share.begin * kPlainVectors; q < share.end * kPlainVectors; ++q) {
         const int64_t count = std::clamp<int64_t>(P_size_ - q * W, 0, W);
         const int64_t panel = q / kPlainVectors, vector = q % kPlainVectors;
-        pack_transposed(count, w.w_hr + q * W * H_, H_, H_, w_hr_ + (panel * H_ * kPlainVectors + vector) * W,
-                        kPlainColumns<T>);
+        pack_transposed(count, w.w_hr + q * W * H_, H_, H_,
+                        w_hr_ + (panel * H_ * kPlainVectors + vector) * W, kPlainColumns<T>);
       }
     }
-    start(walk, f_.h_0 + index * s_.B * P_size_, cell == Cell::kLstm ? f_.c_0 + index * s_.B * H_ : nullptr,
-          member);
+    start(walk, f_.h_0 + index * s_.B * P_size_,
+          cell == Cell::kLstm ? f_.c_0 + index * s_.B * H_ : nullptr, member);
     member.sync();
 
     // From here on units [panel_begin, panel_end) and rows `own` are this member's.
@@ -107,13 +109,17 @@ class LayerForward {
     T* gates;              // the chunk: rows in order of reading, (row, panel, slot, unit)
   };
 
-  static int64_t columns(const Work& work) { return (work.panels.end - work.panels.begin) * kColumns; }
+  static int64_t columns(const Work& work) {
+    return (work.panels.end - work.panels.begin) * kColumns;
+  }
 
   // Rows of a chunk: about half a megabyte of gates, but never less than one step, nor so few that
   // the projection re-reads its weights too often.
   int64_t chunk_rows() const {
-    const int64_t row_bytes = panels_ * kColumns * sizeof(T) / (f_.plan.split_units ? smallest_group(f_) : 1);
-    const int64_t wanted = std::max<int64_t>(2 * kBlockRows, (int64_t{1} << 19) / std::max<int64_t>(row_bytes, 1));
+    const int64_t row_bytes =
+        panels_ * kColumns * sizeof(T) / (f_.plan.split_units ? smallest_group(f_) : 1);
+    const int64_t wanted =
+        std::max<int64_t>(2 * kBlockRows, (int64_t{1} << 19) / std::max<int64_t>(row_bytes, 1));
     return std::max(s_.B, std::min(s_.N, wanted));
   }
 
@@ -127,8 +133,8 @@ class LayerForward {
           const int64_t row = P_::kGate[slot] * H_ + unit;
           if (slot < P_::kInputSlots) {
             const int64_t vector = slot * P_::kUnitVectors + v;
-            pack_transposed(count, w.w_ih + row * I, I, I, w_ih_ + (p * I * kInputVectors + vector) * W,
-                            kInputVectors * W);
+            pack_transposed(count, w.w_ih + row * I, I, I,
+                            w_ih_ + (p * I * kInputVectors + vector) * W, kInputVectors * W);
           }
           const int state_slot = slot - P_::kStateSlot;
           if (state_slot >= 0) {
@@ -206,8 +212,9 @@ class LayerForward {
     }
     const int64_t panel = input.size * kInputVectors * W;
     large_product<T, kInputVectors>({M, input.size, work.panels.end - work.panels.begin, rows,
-                                     input.mask ? scale : nullptr, w_ih_ + work.panels.begin * panel, panel,
-                                     work.gates, ld, kColumns, bias_ + work.panels.begin * kColumns, 0,
+                                     input.mask ? scale : nullptr,
+                                     w_ih_ + work.panels.begin * panel, panel, work.gates, ld,
+                                     kColumns, bias_ + work.panels.begin * kColumns, 0,
                                      scratch_ + work.member.rank * large_product_scratch<T>()});
     return step;
   }
@@ -248,9 +255,9 @@ class LayerForward {
     const int64_t panel = P_size_ * kStateVectors * W;
     for (int64_t p = work.panels.begin; p < work.panels.end; ++p) {
       T* tile = gates + (p - work.panels.begin) * kColumns;
-      panel_product<T, kStateVectors>(rows, {P_size_, h + work.own.first * ldh_, work.own.step * ldh_,
-                                             w_hh_ + p * panel, tile + P_::kStateSlot * kUnits, ld,
-                                             tile + P_::kStateSlot * kUnits, ld});
+      panel_product<T, kStateVectors>(
+          rows, {P_size_, h + work.own.first * ldh_, work.own.step * ldh_, w_hh_ + p * panel,
+                 tile + P_::kStateSlot * kUnits, ld, tile + P_::kStateSlot * kUnits, ld});
       for (int64_t j = 0; j < rows; ++j) {
         const Row at = row(work, t, j);
         for (int64_t v = 0; v < P_::kUnitVectors; ++v) {
@@ -264,8 +271,9 @@ class LayerForward {
       const int64_t panel_n = P_size_ * kUnits;
       for (int64_t p = work.panels.begin; p < work.panels.end; ++p) {
         T* tile = gates + (p - work.panels.begin) * kColumns;
-        panel_product<T, P_::kUnitVectors>(rows, {P_size_, inner_ + work.own.first * ldu_, work.own.step * ldu_,
-                                                  w_hn_ + p * panel_n, tile, ld, tile, ld});
+        panel_product<T, P_::kUnitVectors>(
+            rows, {P_size_, inner_ + work.own.first * ldu_, work.own.step * ldu_,
+                   w_hn_ + p * panel_n, tile, ld, tile, ld});
         for (int64_t j = 0; j < rows; ++j) {
           const Row at = row(work, t, j);
           const int64_t unit = p * kUnits;
@@ -282,8 +290,9 @@ class LayerForward {
       for (int64_t q = work.states.begin; q < work.states.end; ++q) {
         const int64_t column = q * kPlainColumns<T>;
         T* out = out_ + work.own.first * ldo + column;
-        panel_product<T, kPlainVectors>(rows, {H_, inner_ + work.own.first * ldu_, work.own.step * ldu_,
-                                               w_hr_ + q * H_ * kPlainColumns<T>, out, work.own.step * ldo, nullptr, 0});
+        panel_product<T, kPlainVectors>(
+            rows, {H_, inner_ + work.own.first * ldu_, work.own.step * ldu_,
+                   w_hr_ + q * H_ * kPlainColumns<T>, out, work.own.step * ldo, nullptr, 0});
         for (int64_t j = 0; j < rows; ++j) {
           const Row at = row(work, t, j);
           for (int64_t v = 0; v < kPlainVectors; ++v) {
@@ -344,19 +353,19 @@ class LayerForward {
   const bool projected_;
   const int64_t ldh_, ldu_;  // strides of rows of h, and of c and inner; odd multiples of 64 bytes
   int64_t chunk_rows_, gates_stride_;
-  T* w_ih_;            // (panels, I, input vectors)
-  T* w_hh_;            // (panels, P, state vectors)
-  T* w_hn_ = nullptr;  // (panels, P, units): reset before
-  T* w_hr_ = nullptr;  // (state panels, H, plain columns)
-  T* bias_;            // (panels, slots, units)
-  T* h_[2];            // (B, ldh) before and after a step
-  T* c_ = nullptr;     // (B, ldu)
-  T* inner_ = nullptr; // (B, ldu) o tanh(c) before the projection, or r h with reset before
-  T* out_ = nullptr;   // (B, state panels) projected outputs of a step
-  T* gates_;           // per rank: a chunk of gate pre-activations
-  T* scratch_;         // per rank
-  const T** rows_;     // per rank
-  const T** scale_;    // per rank
+  T* w_ih_;             // (panels, I, input vectors)
+  T* w_hh_;             // (panels, P, state vectors)
+  T* w_hn_ = nullptr;   // (panels, P, units): reset before
+  T* w_hr_ = nullptr;   // (state panels, H, plain columns)
+  T* bias_;             // (panels, slots, units)
+  T* h_[2];             // (B, ldh) before and after a step
+  T* c_ = nullptr;      // (B, ldu)
+  T* inner_ = nullptr;  // (B, ldu) o tanh(c) before the projection, or r h with reset before
+  T* out_ = nullptr;    // (B, state panels) projected outputs of a step
+  T* gates_;            // per rank: a chunk of gate pre-activations
+  T* scratch_;          // per rank
+  const T** rows_;      // per rank
+  const T** scale_;     // per rank
   Rows<T> y_;
   T* reserve_;
   T *h_n_, *c_n_;
@@ -366,13 +375,17 @@ template <Cell cell, typename T>
 static size_t forward_stack(const Forward<T>& f, const Member* member, void* workspace) {
   Arena arena(workspace);
   LayerForward<cell, T> direction0(f, arena, largest_input(f));
-  LayerForward<cell, T> direction1 = f.D == 2 ? LayerForward<cell, T>(f, arena, largest_input(f)) : direction0;
+  LayerForward<cell, T> direction1 =
+      f.D == 2 ? LayerForward<cell, T>(f, arena, largest_input(f)) : direction0;
   const int64_t width = f.D * f.P;
   // Outputs of the inner layers: kept in the reserve for backward, else two that take turns.
-  T* kept = f.reserve ? f.reserve + f.L * f.D * f.sequence.N * reserve_slots(cell) * padded_units(f.H) : nullptr;
+  T* kept = f.reserve
+                ? f.reserve + f.L * f.D * f.sequence.N * reserve_slots(cell) * padded_units(f.H)
+                : nullptr;
   T* spare[2] = {nullptr, nullptr};
   if (!kept)
-    for (int64_t i = 0; i < std::min<int64_t>(f.L - 1, 2); ++i) spare[i] = arena.take<T>(f.sequence.N * width);
+    for (int64_t i = 0; i < std::min<int64_t>(f.L - 1, 2); ++i)
+      spare[i] = arena.take<T>(f.sequence.N * width);
   if (member == nullptr) return arena.used();
 
   const T* below = nullptr;

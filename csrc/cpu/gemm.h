@@ -1,15 +1,19 @@
 // Matrix products on register tiles.
 //
-// Every product in this library is C (M x N) += A (M x K) B (K x N) with B cut into panels: V vectors
-// of columns, stored K x (V * lanes) without gaps, so that one sweep over k reads it once, in order.
-// A tile of MR rows by V vectors stays in registers for the whole of K; each k costs V vector
-// loads, MR broadcasts and MR * V multiply-adds. Two FMA ports of four cycles' latency want at least
-// 8 accumulators in flight, and the register file bounds MR * V + V + 1: hence the tile heights
-// below, and the unrolling over k (kept apart until the end) where a tile has few rows.
+// Every product in this library is C (M x N) += A (M x K) B (K x N) with B cut into panels: V
+// vectors of columns, stored K x (V * lanes) without gaps, so that one sweep over k reads it once,
+// in order. A tile of MR rows by V vectors stays in registers for the whole of K; each k costs V
+// vector loads, MR broadcasts and MR * V multiply-adds. Two FMA ports of four cycles' latency want
+// at least 8 accumulators in flight, and the register file bounds MR * V + V + 1: hence the tile
+// heights below, and the unrolling over k (kept apart until the end) where a tile has few rows.
 
 // Rows of the largest tile with V vectors.
 template <int V>
-inline constexpr int kTileRows = ISA_REGISTERS == 32 ? (V == 4 ? 6 : 8) : (V == 4 ? 3 : V == 3 ? 4 : V == 2 ? 6 : 8);
+inline constexpr int kTileRows = ISA_REGISTERS == 32 ? (V == 4 ? 6 : 8)
+                                                     : (V == 4   ? 3
+                                                        : V == 3 ? 4
+                                                        : V == 2 ? 6
+                                                                 : 8);
 
 constexpr int k_unrolling(int accumulators) {
   if (ISA_REGISTERS == 32) return accumulators <= 4 ? 4 : accumulators <= 9 ? 2 : 1;
@@ -34,8 +38,8 @@ struct Tile {
 
 // Products are cut into runs of at most this many k. The run of a panel, 32 KiB with 64-byte
 // registers, stays in the first-level cache while the tiles of all rows pass over it; and as each
-// run has accumulators of its own that start at zero, rounding errors grow with the length of a run and
-// the number of runs instead of with their product.
+// run has accumulators of its own that start at zero, rounding errors grow with the length of a run
+// and the number of runs instead of with their product.
 inline constexpr int64_t kRun = 128;
 
 template <typename T, int MR, int V, Layout layout>
@@ -52,7 +56,8 @@ static void tile_product(const Tile<T>& tile) {
     for (int v = 0; v < V; ++v) columns[v] = load(b + (u * V + v) * W);
 #pragma GCC unroll 8
     for (int m = 0; m < MR; ++m) {
-      const Vec<T> row = broadcast(layout == Layout::kRows ? a[m * stride + at] : a[at * stride + m]);
+      const Vec<T> row =
+          broadcast(layout == Layout::kRows ? a[m * stride + at] : a[at * stride + m]);
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) acc[u][m][v] += row * columns[v];
     }
@@ -89,8 +94,8 @@ static void rows_product(int64_t rows, const Tile<T>& tile) {
   if constexpr (MR > 1) rows_product<T, V, layout, MR - 1>(rows, tile);
 }
 
-// The product for one panel, any number of rows and any K. Where A lies in columns, its tiles follow
-// each other, `tile_step` elements apart.
+// The product for one panel, any number of rows and any K. Where A lies in columns, its tiles
+// follow each other, `tile_step` elements apart.
 template <typename T, int V, Layout layout = Layout::kRows>
 static void panel_product(int64_t rows, const Tile<T>& p, int64_t tile_step = 0) {
   constexpr int64_t MR = kTileRows<V>;
@@ -113,9 +118,9 @@ static void panel_product(int64_t rows, const Tile<T>& p, int64_t tile_step = 0)
   }
 }
 
-// Copies columns [k_begin, k_end) of up to `height` rows to `out` (k_end - k_begin, height): k after
-// k, the rows adjacent. Rows that are null, and those from `count` on, become zero. Where `scale`
-// has rows, each element is multiplied by the one at the same place there.
+// Copies columns [k_begin, k_end) of up to `height` rows to `out` (k_end - k_begin, height): k
+// after k, the rows adjacent. Rows that are null, and those from `count` on, become zero. Where
+// `scale` has rows, each element is multiplied by the one at the same place there.
 template <typename T>
 static void pack_rows(int64_t count, int64_t height, const T* const* rows, const T* const* scale,
                       int64_t k_begin, int64_t k_end, T* out) {
@@ -143,10 +148,10 @@ constexpr int64_t large_product_scratch() {
   return kBlockRows * kBlockDepth;
 }
 
-// C (M x panels) = add + A B, for many rows. A is given by row pointers (null: a row of zeros). Rows
-// an equal distance apart are read in place, others packed into scratch block by block. Panel p of B
-// lies at b + p * panel_stride as (K, V * lanes); its product goes to c + p * panel_step of each row
-// of C, and what it is added to lies at add + p * panel_step of each row there.
+// C (M x panels) = add + A B, for many rows. A is given by row pointers (null: a row of zeros).
+// Rows an equal distance apart are read in place, others packed into scratch block by block. Panel
+// p of B lies at b + p * panel_stride as (K, V * lanes); its product goes to c + p * panel_step of
+// each row of C, and what it is added to lies at add + p * panel_step of each row there.
 template <typename T>
 struct LargeProduct {
   int64_t M, K, panels;
@@ -156,7 +161,7 @@ struct LargeProduct {
   int64_t panel_stride;
   T* c;
   int64_t ldc, panel_step;
-  const T* add;   // as in Tile
+  const T* add;  // as in Tile
   int64_t ldadd;
   T* scratch;
 };
@@ -165,7 +170,8 @@ struct LargeProduct {
 template <typename T>
 static bool evenly_spaced(const T* const* rows, int64_t count) {
   for (int64_t m = 0; m < count; ++m) {
-    if (rows[m] == nullptr || rows[m] - rows[0] != m * (count > 1 ? rows[1] - rows[0] : 0)) return false;
+    if (rows[m] == nullptr || rows[m] - rows[0] != m * (count > 1 ? rows[1] - rows[0] : 0))
+      return false;
   }
   return true;
 }
@@ -182,8 +188,8 @@ static void large_product(const LargeProduct<T>& p) {
     for (int64_t k = 0; k < p.K; k += kBlockDepth) {
       const int64_t depth = std::min(kBlockDepth, p.K - k);
       for (int64_t i = 0; i < height && !in_place; i += MR) {
-        pack_rows(std::min(MR, height - i), MR, rows + i, p.scale ? p.scale + m + i : nullptr, k, k + depth,
-                  p.scratch + i * depth);
+        pack_rows(std::min(MR, height - i), MR, rows + i, p.scale ? p.scale + m + i : nullptr, k,
+                  k + depth, p.scratch + i * depth);
       }
       for (int64_t panel = 0; panel < p.panels; ++panel) {
         const T* b = p.b + panel * p.panel_stride + k * NR;
@@ -193,17 +199,19 @@ static void large_product(const LargeProduct<T>& p) {
         if (in_place) {
           panel_product<T, V>(height, {depth, rows[0] + k, distance, b, c, p.ldc, add, ldadd});
         } else {
-          panel_product<T, V, Layout::kColumns>(height, {depth, p.scratch, MR, b, c, p.ldc, add, ldadd}, depth * MR);
+          panel_product<T, V, Layout::kColumns>(
+              height, {depth, p.scratch, MR, b, c, p.ldc, add, ldadd}, depth * MR);
         }
       }
     }
   }
 }
 
-// Transposes a strip of a row-major matrix: out[k * ldo + lane] = w[lane * ldw + k] for `count` <= W
-// rows, zeros in the lanes behind.
+// Transposes a strip of a row-major matrix: out[k * ldo + lane] = w[lane * ldw + k] for `count` <=
+// W rows, zeros in the lanes behind.
 template <typename T>
-static void pack_transposed(int64_t count, const T* w, int64_t ldw, int64_t K, T* out, int64_t ldo) {
+static void pack_transposed(int64_t count, const T* w, int64_t ldw, int64_t K, T* out,
+                            int64_t ldo) {
   constexpr int64_t W = kLanes<T>;
   for (int64_t k = 0; k < K; k += W) {
     Vec<T> square[W];

@@ -30,22 +30,27 @@ constexpr int64_t gradient_scratch(int64_t features) {
 
 // Row k of a block of `depth` feature rows into tiles (depth, MR) that follow each other.
 template <typename T>
-static void pack_features(int64_t features, int64_t depth, int64_t k, const T* row, const T* scale, T* out) {
+static void pack_features(int64_t features, int64_t depth, int64_t k, const T* row, const T* scale,
+                          T* out) {
   constexpr int64_t MR = kTileRows<kPlainVectors>;
-  const auto value = [&](int64_t i) { return row == nullptr ? T(0) : scale ? row[i] * scale[i] : row[i]; };
+  const auto value = [&](int64_t i) {
+    return row == nullptr ? T(0) : scale ? row[i] * scale[i] : row[i];
+  };
   int64_t i = 0;
   if (row != nullptr && scale == nullptr) {
-    for (; i + MR <= features; i += MR) __builtin_memcpy(out + i * depth + k * MR, row + i, MR * sizeof(T));
+    for (; i + MR <= features; i += MR)
+      __builtin_memcpy(out + i * depth + k * MR, row + i, MR * sizeof(T));
   }
   for (; i < features; i += MR)
-    for (int64_t m = 0; m < MR; ++m) out[i * depth + k * MR + m] = i + m < features ? value(i + m) : T(0);
+    for (int64_t m = 0; m < MR; ++m)
+      out[i * depth + k * MR + m] = i + m < features ? value(i + m) : T(0);
 }
 
 // Panels [begin, end). `row(r)` is the feature row of step r, null for zeros; `scale(r)` what it is
 // multiplied by, null for ones.
 template <typename T, typename Row, typename Scale>
-static void gradient_product(const GradientProduct<T>& p, int64_t begin, int64_t end, const Row& row,
-                             const Scale& scale, T* scratch) {
+static void gradient_product(const GradientProduct<T>& p, int64_t begin, int64_t end,
+                             const Row& row, const Scale& scale, T* scratch) {
   constexpr int64_t MR = kTileRows<kPlainVectors>;
   constexpr int64_t NR = kPlainColumns<T>;
   const int64_t height = gradient_rows<T>(p.features);
@@ -56,14 +61,16 @@ static void gradient_product(const GradientProduct<T>& p, int64_t begin, int64_t
   }
   for (int64_t r0 = 0; r0 < p.N && begin < end; r0 += kGradientDepth) {
     const int64_t depth = std::min(kGradientDepth, p.N - r0);
-    for (int64_t k = 0; k < depth; ++k) pack_features(p.features, depth, k, row(r0 + k), scale(r0 + k), scratch);
+    for (int64_t k = 0; k < depth; ++k)
+      pack_features(p.features, depth, k, row(r0 + k), scale(r0 + k), scratch);
     for (int64_t panel = begin; panel < end; ++panel) {
       const int64_t width = std::min(NR, p.columns - panel * NR);
       Vec<T> sums[kPlainVectors] = {};
       for (int64_t k = 0; k < depth; ++k) {
         const T* from = p.d + (r0 + k) * p.ldd + panel * NR;
         for (int64_t v = 0; v < kPlainVectors; ++v) {
-          const Vec<T> value = load_first(from + v * kLanes<T>, std::max<int64_t>(width - v * kLanes<T>, 0));
+          const Vec<T> value =
+              load_first(from + v * kLanes<T>, std::max<int64_t>(width - v * kLanes<T>, 0));
           store(packed + k * NR + v * kLanes<T>, value);
           sums[v] += value;
         }
@@ -84,7 +91,8 @@ static void gradient_product(const GradientProduct<T>& p, int64_t begin, int64_t
 // Writes panels [begin, end) of a transposed gradient out: column c of d goes to row target(c) of
 // dw (rows of `features`), or nowhere where that is negative.
 template <typename T, typename Target>
-static void write_gradient(const GradientProduct<T>& p, int64_t begin, int64_t end, const Target& target, T* dw) {
+static void write_gradient(const GradientProduct<T>& p, int64_t begin, int64_t end,
+                           const Target& target, T* dw) {
   constexpr int64_t W = kLanes<T>;
   constexpr int64_t NR = kPlainColumns<T>;
   const int64_t height = gradient_rows<T>(p.features);
@@ -93,7 +101,8 @@ static void write_gradient(const GradientProduct<T>& p, int64_t begin, int64_t e
     const int64_t count = std::min(W, p.columns - column);
     for (int64_t i = 0; i < p.features; i += W) {
       Vec<T> square[W];
-      for (int64_t k = 0; k < W; ++k) square[k] = i + k < p.features ? load(from + (i + k) * NR) : Vec<T>{};
+      for (int64_t k = 0; k < W; ++k)
+        square[k] = i + k < p.features ? load(from + (i + k) * NR) : Vec<T>{};
       transpose<T>(square);
       for (int64_t c = 0; c < count; ++c) {
         const int64_t to = target(column + c);
@@ -104,7 +113,8 @@ static void write_gradient(const GradientProduct<T>& p, int64_t begin, int64_t e
 }
 
 template <typename T, typename Target>
-static void write_sums(const GradientProduct<T>& p, int64_t begin, int64_t end, const Target& target, T* db) {
+static void write_sums(const GradientProduct<T>& p, int64_t begin, int64_t end,
+                       const Target& target, T* db) {
   constexpr int64_t NR = kPlainColumns<T>;
   for (int64_t c = begin * NR; c < std::min(p.columns, end * NR); ++c) {
     const int64_t to = target(c);

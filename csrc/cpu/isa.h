@@ -1,7 +1,8 @@
 // The kernels for one instruction set. Each isa_*.cpp defines ISA (a namespace), ISA_NAME,
-// ISA_VECTOR_BYTES and ISA_REGISTERS, sets the compiler's target, and includes this. Everything from
-// the standard library is included by isa_prelude.h before the target is set: an inline function of the
-// library compiled for AVX-512 here could otherwise be the copy that the linker keeps for all.
+// ISA_VECTOR_BYTES and ISA_REGISTERS, sets the compiler's target, and includes this. Everything
+// from the standard library is included by isa_prelude.h before the target is set: an inline
+// function of the library compiled for AVX-512 here could otherwise be the copy that the linker
+// keeps for all.
 
 namespace seq2seq_ext {
 namespace ISA {

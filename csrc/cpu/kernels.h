@@ -33,7 +33,9 @@ constexpr int64_t reserve_slots(Cell cell) {
 // Rows of the reserve are padded to this many units, on every instruction set, so that its size
 // can be known without asking which one runs.
 constexpr int64_t kUnitPadding = 16;
-constexpr int64_t padded_units(int64_t H) { return (H + kUnitPadding - 1) / kUnitPadding * kUnitPadding; }
+constexpr int64_t padded_units(int64_t H) {
+  return (H + kUnitPadding - 1) / kUnitPadding * kUnitPadding;
+}
 
 struct Sequence {
   int64_t T, B, N;
@@ -100,12 +102,12 @@ template <typename T>
 struct Backward : Stack<T> {
   Rows<const T> y;
   const T* reserve;
-  Rows<const T> d_y;  // N rows of D*P; null base: zero
-  const T* d_h_n;     // (L*D, B, P) or null: zero
-  const T* d_c_n;     // (L*D, B, H) or null: zero
-  Rows<T> d_x;        // N rows of I; null base: not wanted
-  T* d_h_0;           // (L*D, B, P)
-  T* d_c_0;           // (L*D, B, H), LSTM only
+  Rows<const T> d_y;            // N rows of D*P; null base: zero
+  const T* d_h_n;               // (L*D, B, P) or null: zero
+  const T* d_c_n;               // (L*D, B, H) or null: zero
+  Rows<T> d_x;                  // N rows of I; null base: not wanted
+  T* d_h_0;                     // (L*D, B, P)
+  T* d_c_0;                     // (L*D, B, H), LSTM only
   const Weights<T>* d_weights;  // (L*D), every pointer null where that gradient is not wanted
 };
 

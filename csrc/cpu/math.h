@@ -36,10 +36,20 @@ struct ExpParts {
 };
 
 // 1 / k!
-inline constexpr double kInverseFactorial[] = {
-    1.0,          1.0,           1.0 / 2,        1.0 / 6,         1.0 / 24,
-    1.0 / 120,    1.0 / 720,     1.0 / 5040,     1.0 / 40320,     1.0 / 362880,
-    1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
+inline constexpr double kInverseFactorial[] = {1.0,
+                                               1.0,
+                                               1.0 / 2,
+                                               1.0 / 6,
+                                               1.0 / 24,
+                                               1.0 / 120,
+                                               1.0 / 720,
+                                               1.0 / 5040,
+                                               1.0 / 40320,
+                                               1.0 / 362880,
+                                               1.0 / 3628800,
+                                               1.0 / 39916800,
+                                               1.0 / 479001600,
+                                               1.0 / 6227020800};
 
 // For kLowest <= x <= kHighest.
 template <typename T>
@@ -73,18 +83,30 @@ ISA_INLINE Vec<T> exp(Vec<T> x) {
   return e.scale * e.fraction + e.scale;
 }
 
+// Exactly zero where e^-x would overflow: a closed gate lets nothing through, however large it is.
 template <typename T>
 ISA_INLINE Vec<T> sigmoid(Vec<T> x) {
-  return T(1) / (T(1) + exp<T>(-x));
+  const Vec<T> y = T(1) / (T(1) + exp<T>(-x));
+  return x < -ExpConstants<T>::kHighest ? Vec<T>{} : y;
 }
 
+// The sign is taken off and put back as a bit, so that tanh(-0) = -0.
 template <typename T>
 ISA_INLINE Vec<T> tanh(Vec<T> x) {
   using C = ExpConstants<T>;
-  const Vec<T> magnitude = x < T(0) ? -x : x;
-  const Vec<T> twice = T(2) * (magnitude > C::kTanhSaturates ? broadcast(C::kTanhSaturates) : magnitude);
-  const ExpParts<T> e = exp_parts<T>(twice);
+  constexpr Bits<T> kSign = std::numeric_limits<Bits<T>>::min();
+  Vec<Bits<T>> bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  const Vec<Bits<T>> magnitude_bits = bits & ~kSign;
+  Vec<T> magnitude;
+  __builtin_memcpy(&magnitude, &magnitude_bits, sizeof bits);
+  magnitude = magnitude > C::kTanhSaturates ? broadcast(C::kTanhSaturates) : magnitude;
+  const ExpParts<T> e = exp_parts<T>(magnitude + magnitude);
   const Vec<T> expm1 = e.scale * e.fraction + (e.scale - T(1));
-  const Vec<T> y = expm1 / (expm1 + T(2));
-  return x < T(0) ? -y : y;
+  Vec<T> y = expm1 / (expm1 + T(2));
+  Vec<Bits<T>> y_bits;
+  __builtin_memcpy(&y_bits, &y, sizeof bits);
+  y_bits |= bits & kSign;
+  __builtin_memcpy(&y, &y_bits, sizeof bits);
+  return y;
 }

@@ -1,6 +1,7 @@
 // A cost model in multiply-adds. What it weighs:
 // - waking a team costs some microseconds, about as much as 10^5 multiply-adds on one core;
-// - with rows on threads, no thread waits, but every one of them sweeps all recurrent weights each step,
+// - with rows on threads, no thread waits, but every one of them sweeps all recurrent weights each
+// step,
 //   so they should fit its second-level cache, and each should have rows enough to fill a tile;
 // - with units on threads, each keeps its share of the weights, and all meet once a step: a barrier
 //   costs about as much as 5000 multiply-adds, which the step must be worth.
@@ -31,7 +32,8 @@ int64_t second_level_cache() {
 Plan make_plan(const Problem& p, int max_threads) {
   static const int64_t cache = second_level_cache();
   const double per_row = double(num_gates(p.cell)) * double(p.H) * double(p.P);
-  const double input = double(num_gates(p.cell)) * double(p.H) * double(p.L > 1 ? std::max(p.I, p.D * p.P) : p.I);
+  const double input =
+      double(num_gates(p.cell)) * double(p.H) * double(p.L > 1 ? std::max(p.I, p.D * p.P) : p.I);
   const double total = double(p.N) * double(p.L * p.D) * (per_row + input);
   Plan plan;
   if (max_threads <= 1 || total < kTeamCost) return plan;

@@ -1,6 +1,6 @@
 // The operators on CPU tensors: checks every argument, brings the batch into compact order
-// (kernels.h), allocates, and calls the kernels on torch's threads. No kernel runs, and no memory is
-// written, before all checks have passed.
+// (kernels.h), allocates, and calls the kernels on torch's threads. No kernel runs, and no memory
+// is written, before all checks have passed.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -10,6 +10,8 @@
 #include <algorithm>
 #include <numeric>
 #include <optional>
+#include <sstream>
+#include <stdexcept>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -27,6 +29,16 @@ using Shape = std::vector<int64_t>;
 
 // ---- checks ---------------------------------------------------------------------------------
 
+// Becomes a RuntimeError in Python. Unlike STD_TORCH_CHECK it does not put this file's name before
+// what a user is to read.
+template <typename... Parts>
+void require(bool condition, const Parts&... parts) {
+  if (condition) return;
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
+
 std::string to_string(const Shape& shape) {
   std::string text = "(";
   for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
@@ -39,19 +51,19 @@ Shape shape_of(const Tensor& tensor) {
 }
 
 void check_shape(const std::string& name, const Tensor& tensor, const Shape& expected) {
-  STD_TORCH_CHECK(shape_of(tensor) == expected, name, ": expected shape ", to_string(expected), ", got ",
-                  to_string(shape_of(tensor)));
+  require(shape_of(tensor) == expected, name, ": expected shape ", to_string(expected), ", got ",
+          to_string(shape_of(tensor)));
 }
 
 void check_cpu(const std::string& name, const Tensor& tensor) {
-  STD_TORCH_CHECK(tensor.is_cpu(), name, ": expected a CPU tensor, like x");
+  require(tensor.is_cpu(), name, ": expected a CPU tensor, like x");
 }
 
 const char* dtype_name(ScalarType dtype) { return torch::headeronly::toString(dtype); }
 
 void check_dtype(const std::string& name, const Tensor& tensor, ScalarType expected) {
-  STD_TORCH_CHECK(tensor.scalar_type() == expected, name, ": expected dtype ", dtype_name(expected), ", got ",
-                  dtype_name(tensor.scalar_type()));
+  require(tensor.scalar_type() == expected, name, ": expected dtype ", dtype_name(expected),
+          ", got ", dtype_name(tensor.scalar_type()));
 }
 
 void check(const std::string& name, const Tensor& tensor, ScalarType dtype, const Shape& shape) {
@@ -66,7 +78,8 @@ Cell cell_of(const std::string& name) {
   if (name == "gru_reset_before") return Cell::kGruResetBefore;
   if (name == "rnn_tanh") return Cell::kRnnTanh;
   if (name == "rnn_relu") return Cell::kRnnRelu;
-  STD_TORCH_CHECK(false, "cell: expected lstm, gru, gru_reset_before, rnn_tanh or rnn_relu, got ", name);
+  throw std::runtime_error(
+      "cell: expected lstm, gru, gru_reset_before, rnn_tanh or rnn_relu, got " + name);
 }
 
 // ---- arguments ------------------------------------------------------------------------------
@@ -74,7 +87,8 @@ Cell cell_of(const std::string& name) {
 // A tensor whose features are adjacent; other strides stay as they are.
 Tensor with_adjacent_features(const Tensor& tensor) {
   const int64_t last = tensor.dim() - 1;
-  return tensor.size(last) <= 1 || tensor.stride(last) == 1 ? tensor : torch::stable::contiguous(tensor);
+  return tensor.size(last) <= 1 || tensor.stride(last) == 1 ? tensor
+                                                            : torch::stable::contiguous(tensor);
 }
 
 std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
@@ -99,48 +113,55 @@ struct Arguments {
   std::vector<int64_t> lengths;  // (B) as given, or empty: all T
   std::vector<uint8_t> reset;
 
-  Arguments(const Tensor& x, const Tensor& h_0, const std::optional<Tensor>& c_0, const std::vector<Tensor>& weights,
-            const std::optional<Tensor>& lengths, const std::optional<Tensor>& batch_sizes,
-            const std::optional<Tensor>& resets, const std::optional<Tensor>& dropout_mask, const std::string& cell_name,
+  Arguments(const Tensor& x, const Tensor& h_0, const std::optional<Tensor>& c_0,
+            const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
+            const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& resets,
+            const std::optional<Tensor>& dropout_mask, const std::string& cell_name,
             int64_t num_layers, bool bidirectional)
-      : cell(cell_of(cell_name)), dtype(x.scalar_type()), packed(batch_sizes.has_value()), x(x), h_0(h_0) {
+      : cell(cell_of(cell_name)),
+        dtype(x.scalar_type()),
+        packed(batch_sizes.has_value()),
+        x(x),
+        h_0(h_0) {
     check_cpu("x", x);
-    STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
-                    "x: expected dtype Float or Double, got ", dtype_name(dtype));
-    STD_TORCH_CHECK(x.dim() == (packed ? 2 : 3), "x: expected ",
-                    packed ? "2 dimensions (N, I), with batch_sizes" : "3 dimensions (T, B, I)", ", got shape ",
-                    to_string(shape_of(x)));
-    STD_TORCH_CHECK(num_layers > 0, "num_layers: expected at least 1, got ", num_layers);
+    require(dtype == ScalarType::Float || dtype == ScalarType::Double,
+            "x: expected dtype Float or Double, got ", dtype_name(dtype));
+    require(x.dim() == (packed ? 2 : 3), "x: expected ",
+            packed ? "2 dimensions (N, I), with batch_sizes" : "3 dimensions (T, B, I)",
+            ", got shape ", to_string(shape_of(x)));
+    require(num_layers > 0, "num_layers: expected at least 1, got ", num_layers);
     L = num_layers;
     D = bidirectional ? 2 : 1;
     I = x.size(x.dim() - 1);
     check_cpu("h_0", h_0);
     check_dtype("h_0", h_0, dtype);
-    STD_TORCH_CHECK(h_0.dim() == 3 && h_0.size(0) == L * D, "h_0: expected shape (", L * D, ", B, P), got ",
-                    to_string(shape_of(h_0)));
+    require(h_0.dim() == 3 && h_0.size(0) == L * D, "h_0: expected shape (", L * D, ", B, P), got ",
+            to_string(shape_of(h_0)));
     B = h_0.size(1);
     P = h_0.size(2);
-    STD_TORCH_CHECK(P > 0, "h_0: expected at least one feature, got shape ", to_string(shape_of(h_0)));
+    require(P > 0, "h_0: expected at least one feature, got shape ", to_string(shape_of(h_0)));
     take_weights(weights);
     if (cell == Cell::kLstm) {
-      STD_TORCH_CHECK(c_0.has_value(), "c_0: expected a tensor for the cell lstm, got None");
+      require(c_0.has_value(), "c_0: expected a tensor for the cell lstm, got None");
       check("c_0", *c_0, dtype, {L * D, B, H});
     } else {
-      STD_TORCH_CHECK(!c_0.has_value(), "c_0: expected None for the cell ", cell_name, ", got a tensor");
+      require(!c_0.has_value(), "c_0: expected None for the cell ", cell_name, ", got a tensor");
     }
     if (packed) {
-      STD_TORCH_CHECK(!lengths.has_value(), "lengths: expected None beside batch_sizes");
+      require(!lengths.has_value(), "lengths: expected None beside batch_sizes");
       take_batch_sizes(*batch_sizes);
     } else {
       T = x.size(0);
-      STD_TORCH_CHECK(x.size(1) == B, "x: expected batch size ", B, " as h_0 has, got shape ", to_string(shape_of(x)));
+      require(x.size(1) == B, "x: expected batch size ", B, " as h_0 has, got shape ",
+              to_string(shape_of(x)));
       if (lengths) take_lengths(*lengths);
       if (this->lengths.empty()) take_dense();
     }
     user_rows = packed ? N : T * B;
     if (resets) take_resets(*resets);
     if (dropout_mask) {
-      check("dropout_mask", *dropout_mask, dtype, packed ? Shape{L - 1, N, D * P} : Shape{L - 1, T, B, D * P});
+      check("dropout_mask", *dropout_mask, dtype,
+            packed ? Shape{L - 1, N, D * P} : Shape{L - 1, T, B, D * P});
     }
     this->x = with_adjacent_features(x);
     this->h_0 = torch::stable::contiguous(h_0);
@@ -149,12 +170,18 @@ struct Arguments {
   }
 
   Sequence sequence() const {
-    return {T, B, N, active.data(), offset.data(), source.empty() ? nullptr : source.data(),
+    return {T,
+            B,
+            N,
+            active.data(),
+            offset.data(),
+            source.empty() ? nullptr : source.data(),
             reset.empty() ? nullptr : reset.data()};
   }
 
   Plan plan(int vector_bytes) const {
-    const Problem problem{cell, T, B, N, I, H, P, L, D, dtype == ScalarType::Float ? 4u : 8u, vector_bytes};
+    const Problem problem{cell,        T, B, N, I, H, P, L, D, dtype == ScalarType::Float ? 4u : 8u,
+                          vector_bytes};
     return make_plan(problem, static_cast<int>(torch::stable::get_num_threads()));
   }
 
@@ -162,24 +189,27 @@ struct Arguments {
   void take_weights(const std::vector<Tensor>& given) {
     const int64_t layers = L * D;
     const int64_t each = static_cast<int64_t>(given.size()) / layers;
-    STD_TORCH_CHECK(each * layers == static_cast<int64_t>(given.size()) && each >= 2 && each <= 5,
-                    "weights: expected 2 to 5 tensors for each of ", layers, " layers and directions, got ", given.size());
+    require(each * layers == static_cast<int64_t>(given.size()) && each >= 2 && each <= 5,
+            "weights: expected 2 to 5 tensors for each of ", layers, " layers and directions, got ",
+            given.size());
     bias = each >= 4;
     projected = each == 3 || each == 5;
-    STD_TORCH_CHECK(!projected || cell == Cell::kLstm, "weights: expected 2 or 4 tensors per layer and direction, got ",
-                    each, "; only the cell lstm has projections");
-    STD_TORCH_CHECK(given[0].dim() == 2 && given[0].size(0) % num_gates(cell) == 0 && given[0].size(0) > 0,
-                    "weights[0]: expected shape (", num_gates(cell), " * H, I), got ", to_string(shape_of(given[0])));
+    require(!projected || cell == Cell::kLstm,
+            "weights: expected 2 or 4 tensors per layer and direction, got ", each,
+            "; only the cell lstm has projections");
+    require(given[0].dim() == 2 && given[0].size(0) % num_gates(cell) == 0 && given[0].size(0) > 0,
+            "weights[0]: expected shape (", num_gates(cell), " * H, I), got ",
+            to_string(shape_of(given[0])));
     H = given[0].size(0) / num_gates(cell);
-    STD_TORCH_CHECK(projected || P == H, "h_0: expected ", H, " features as the weights have units, got shape ",
-                    to_string(shape_of(h_0)));
+    require(projected || P == H, "h_0: expected ", H,
+            " features as the weights have units, got shape ", to_string(shape_of(h_0)));
     const int64_t rows = num_gates(cell) * H;
     for (int64_t i = 0; i < layers * each; ++i) {
       const int64_t layer = i / each / D, role = i % each;
-      const Shape expected = role == 0             ? Shape{rows, layer == 0 ? I : D * P}
-                             : role == 1           ? Shape{rows, P}
-                             : bias && role < 4    ? Shape{rows}
-                                                   : Shape{P, H};
+      const Shape expected = role == 0          ? Shape{rows, layer == 0 ? I : D * P}
+                             : role == 1        ? Shape{rows, P}
+                             : bias && role < 4 ? Shape{rows}
+                                                : Shape{P, H};
       check("weights[" + std::to_string(i) + "]", given[i], dtype, expected);
       weights.push_back(torch::stable::contiguous(given[i]));
     }
@@ -203,18 +233,20 @@ struct Arguments {
   void take_batch_sizes(const Tensor& given) {
     check_cpu("batch_sizes", given);
     check_dtype("batch_sizes", given, ScalarType::Long);
-    STD_TORCH_CHECK(given.dim() == 1, "batch_sizes: expected 1 dimension, got shape ", to_string(shape_of(given)));
+    require(given.dim() == 1, "batch_sizes: expected 1 dimension, got shape ",
+            to_string(shape_of(given)));
     const Tensor sizes = torch::stable::contiguous(given);
     const int64_t* size = sizes.const_data_ptr<int64_t>();
     T = sizes.numel();
     for (int64_t t = 0; t < T; ++t) {
-      STD_TORCH_CHECK(size[t] >= 0 && size[t] <= (t == 0 ? B : size[t - 1]),
-                      "batch_sizes: expected sizes from the batch size ", B, " on that never increase, got ", size[t],
-                      " at step ", t);
+      require(size[t] >= 0 && size[t] <= (t == 0 ? B : size[t - 1]),
+              "batch_sizes: expected sizes from the batch size ", B,
+              " on that never increase, got ", size[t], " at step ", t);
     }
     active.assign(size, size + T);
     finish_sequence();
-    STD_TORCH_CHECK(N == x.size(0), "batch_sizes: expected a sum of ", x.size(0), " as x has rows, got ", N);
+    require(N == x.size(0), "batch_sizes: expected a sum of ", x.size(0), " as x has rows, got ",
+            N);
   }
 
   void take_lengths(const Tensor& given) {
@@ -222,14 +254,15 @@ struct Arguments {
     const Tensor values = torch::stable::contiguous(given);
     const int64_t* length = values.const_data_ptr<int64_t>();
     for (int64_t b = 0; b < B; ++b) {
-      STD_TORCH_CHECK(length[b] >= 0 && length[b] <= T, "lengths: expected values from 0 to ", T,
-                      " (the steps of x), got ", length[b], " in row ", b);
+      require(length[b] >= 0 && length[b] <= T, "lengths: expected values from 0 to ", T,
+              " (the steps of x), got ", length[b], " in row ", b);
     }
     if (std::all_of(length, length + B, [&](int64_t n) { return n == T; })) return;
     lengths.assign(length, length + B);
     source.resize(B);
     std::iota(source.begin(), source.end(), 0);
-    std::stable_sort(source.begin(), source.end(), [&](int64_t a, int64_t b) { return length[a] > length[b]; });
+    std::stable_sort(source.begin(), source.end(),
+                     [&](int64_t a, int64_t b) { return length[a] > length[b]; });
     active.resize(T);
     for (int64_t t = 0, b = B; t < T; ++t) {
       while (b > 0 && length[source[b - 1]] <= t) --b;
@@ -255,8 +288,8 @@ struct Arguments {
   }
 };
 
-// Where compact rows lie in a tensor shaped like x, with any strides but adjacent features. The table
-// is made only where no single stride does.
+// Where compact rows lie in a tensor shaped like x, with any strides but adjacent features. The
+// table is made only where no single stride does.
 template <typename T>
 Rows<T> rows_of(const Arguments& a, T* base, const Tensor& tensor, std::vector<int64_t>& table) {
   if (a.packed) return {base, nullptr, tensor.stride(0)};
@@ -290,7 +323,9 @@ std::vector<Weights<T>> weight_pointers(const Arguments& a, const std::vector<Te
   const int64_t each = 2 + (a.bias ? 2 : 0) + (a.projected ? 1 : 0);
   std::vector<Weights<T>> pointers;
   for (int64_t i = 0; i < a.L * a.D; ++i) {
-    const auto at = [&](int64_t role) { return static_cast<T*>(tensors[i * each + role].data_ptr()); };
+    const auto at = [&](int64_t role) {
+      return static_cast<T*>(tensors[i * each + role].data_ptr());
+    };
     pointers.push_back({at(0), at(1), a.bias ? at(2) : nullptr, a.bias ? at(3) : nullptr,
                         a.projected ? at(each - 1) : nullptr});
   }
@@ -410,9 +445,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Arguments& a, bool save
 template <typename T>
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
     const Arguments& a, const std::optional<Tensor>& d_y, const std::optional<Tensor>& d_h_n,
-    const std::optional<Tensor>& d_c_n, const Tensor& y, const Tensor& reserve, bool input_grad, bool weight_grad) {
+    const std::optional<Tensor>& d_c_n, const Tensor& y, const Tensor& reserve, bool input_grad,
+    bool weight_grad) {
   const bool lstm = a.cell == Cell::kLstm;
-  const Tensor d_x = empty_like_x(a, !input_grad ? Shape{0} : a.packed ? Shape{a.N, a.I} : Shape{a.T, a.B, a.I});
+  const Tensor d_x = empty_like_x(a, !input_grad ? Shape{0}
+                                     : a.packed  ? Shape{a.N, a.I}
+                                                 : Shape{a.T, a.B, a.I});
   const Tensor d_h_0 = empty_like_x(a, {a.L * a.D, a.B, a.P});
   const Tensor d_c_0 = empty_like_x(a, lstm ? Shape{a.L * a.D, a.B, a.H} : Shape{0});
   std::vector<Tensor> d_weights;
@@ -429,7 +467,8 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
   std::optional<Tensor> d_outputs;
   if (d_y) {
     d_outputs = with_adjacent_features(*d_y);
-    call.d_y = rows_of(a, static_cast<const T*>(d_outputs->const_data_ptr()), *d_outputs, storage.d_y_offset);
+    call.d_y = rows_of(a, static_cast<const T*>(d_outputs->const_data_ptr()), *d_outputs,
+                       storage.d_y_offset);
   }
   const std::optional<Tensor> d_h = contiguous(d_h_n), d_c = contiguous(d_c_n);
   call.d_h_n = pointer<const T>(d_h);
@@ -441,8 +480,9 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
   }
   call.d_h_0 = static_cast<T*>(d_h_0.mutable_data_ptr());
   call.d_c_0 = lstm ? static_cast<T*>(d_c_0.mutable_data_ptr()) : nullptr;
-  const std::vector<Weights<T>> pointers =
-      weight_grad ? weight_pointers<T>(a, d_weights) : std::vector<Weights<T>>(a.L * a.D, Weights<T>{});
+  const std::vector<Weights<T>> pointers = weight_grad
+                                               ? weight_pointers<T>(a, d_weights)
+                                               : std::vector<Weights<T>>(a.L * a.D, Weights<T>{});
   call.d_weights = pointers.data();
   if constexpr (std::is_same_v<T, float>) {
     run_team(call, kernels.backward_workspace_f32, kernels.backward_f32);
@@ -455,30 +495,36 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
 // ---- operators ------------------------------------------------------------------------------
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> rnn(Tensor x, Tensor h_0, std::optional<Tensor> c_0,
-                                               std::vector<Tensor> weights, std::optional<Tensor> lengths,
-                                               std::optional<Tensor> batch_sizes, std::optional<Tensor> resets,
+                                               std::vector<Tensor> weights,
+                                               std::optional<Tensor> lengths,
+                                               std::optional<Tensor> batch_sizes,
+                                               std::optional<Tensor> resets,
                                                std::optional<Tensor> dropout_mask, std::string cell,
                                                int64_t num_layers, bool bidirectional, bool save) {
-  const Arguments a(x, h_0, c_0, weights, lengths, batch_sizes, resets, dropout_mask, cell, num_layers, bidirectional);
+  const Arguments a(x, h_0, c_0, weights, lengths, batch_sizes, resets, dropout_mask, cell,
+                    num_layers, bidirectional);
   return a.dtype == ScalarType::Float ? forward<float>(a, save) : forward<double>(a, save);
 }
 
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> rnn_backward(
-    std::optional<Tensor> d_y, std::optional<Tensor> d_h_n, std::optional<Tensor> d_c_n, Tensor x, Tensor h_0,
-    std::optional<Tensor> c_0, std::vector<Tensor> weights, std::optional<Tensor> lengths,
-    std::optional<Tensor> batch_sizes, std::optional<Tensor> resets, std::optional<Tensor> dropout_mask, Tensor y,
-    Tensor reserve, std::string cell, int64_t num_layers, bool bidirectional, bool input_grad, bool weight_grad) {
-  const Arguments a(x, h_0, c_0, weights, lengths, batch_sizes, resets, dropout_mask, cell, num_layers, bidirectional);
+    std::optional<Tensor> d_y, std::optional<Tensor> d_h_n, std::optional<Tensor> d_c_n, Tensor x,
+    Tensor h_0, std::optional<Tensor> c_0, std::vector<Tensor> weights,
+    std::optional<Tensor> lengths, std::optional<Tensor> batch_sizes, std::optional<Tensor> resets,
+    std::optional<Tensor> dropout_mask, Tensor y, Tensor reserve, std::string cell,
+    int64_t num_layers, bool bidirectional, bool input_grad, bool weight_grad) {
+  const Arguments a(x, h_0, c_0, weights, lengths, batch_sizes, resets, dropout_mask, cell,
+                    num_layers, bidirectional);
   check("y", y, a.dtype, output_shape(a));
   check("reserve", reserve, a.dtype, {reserve_size(a.cell, a.L, a.D, a.user_rows, a.H, a.P)});
   if (d_y) check("d_y", *d_y, a.dtype, output_shape(a));
   if (d_h_n) check("d_h_n", *d_h_n, a.dtype, {a.L * a.D, a.B, a.P});
   if (d_c_n) {
-    STD_TORCH_CHECK(a.cell == Cell::kLstm, "d_c_n: expected None for the cell ", cell, ", got a tensor");
+    require(a.cell == Cell::kLstm, "d_c_n: expected None for the cell ", cell, ", got a tensor");
     check("d_c_n", *d_c_n, a.dtype, {a.L * a.D, a.B, a.H});
   }
-  return a.dtype == ScalarType::Float ? backward<float>(a, d_y, d_h_n, d_c_n, y, reserve, input_grad, weight_grad)
-                                      : backward<double>(a, d_y, d_h_n, d_c_n, y, reserve, input_grad, weight_grad);
+  return a.dtype == ScalarType::Float
+             ? backward<float>(a, d_y, d_h_n, d_c_n, y, reserve, input_grad, weight_grad)
+             : backward<double>(a, d_y, d_h_n, d_c_n, y, reserve, input_grad, weight_grad);
 }
 
 }  // namespace

@@ -9,7 +9,8 @@
 namespace seq2seq_ext {
 
 // A barrier that spins for about as long as a step takes and then gives the core away, so that it
-// costs a fraction of a microsecond when every thread has a core and cannot starve when one has not.
+// costs a fraction of a microsecond when every thread has a core and cannot starve when one has
+// not.
 class Barrier {
  public:
   void meet(int size) {
@@ -68,9 +69,7 @@ struct Member {
   struct Range {
     int64_t begin, end;
   };
-  Range share(int64_t count) const {
-    return {count * rank / size, count * (rank + 1) / size};
-  }
+  Range share(int64_t count) const { return {count * rank / size, count * (rank + 1) / size}; }
 
   // Two groups that go on side by side, the first the larger. Only for a team of at least two.
   Member group(int& index) const {

@@ -1,6 +1,7 @@
-// Vectors of one register, on GCC/Clang vector extensions: operators come from the compiler, and the
-// same source becomes SSE2, AVX2, AVX-512 or NEON with the target that the translation unit sets.
-// Included inside the namespace of one instruction set; ISA_VECTOR_BYTES is the register's width.
+// Vectors of one register, on GCC/Clang vector extensions: operators come from the compiler, and
+// the same source becomes SSE2, AVX2, AVX-512 or NEON with the target that the translation unit
+// sets. Included inside the namespace of one instruction set; ISA_VECTOR_BYTES is the register's
+// width.
 
 template <typename T>
 struct VecOf {
@@ -72,8 +73,8 @@ ISA_INLINE Vec<T> interleave(Vec<T> a, Vec<T> b, std::integer_sequence<int64_t, 
 #endif
 }
 
-// Transposes a square of W vectors: log2(W) rounds of interleaving each vector of the first half with
-// its partner in the second.
+// Transposes a square of W vectors: log2(W) rounds of interleaving each vector of the first half
+// with its partner in the second.
 template <typename T>
 ISA_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
   constexpr int64_t W = kLanes<T>;

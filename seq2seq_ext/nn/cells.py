@@ -172,6 +172,11 @@ def _step(
     weights = [w_ih, module.weight_hh]
     if module.bias_ih is not None and module.bias_hh is not None:
         weights += [module.bias_ih, module.bias_hh]
+    for weight in weights:
+        if weight.device != w_ih.device:
+            raise RuntimeError(
+                f"{name}: weights must all be on {w_ih.device}, got one on {weight.device}"
+            )
     _, h_n, c_n = ops.rnn(
         x.unsqueeze(0),
         h.unsqueeze(0),

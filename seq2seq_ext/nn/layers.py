@@ -60,19 +60,19 @@ class _Layer(nn.RNNBase):
             # ``cls`` is such an answer itself, or torch.nn.utils.parametrize derived it from one.
             cls._answered_class = cls
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> type[nn.RNNBase]:  # type: ignore[override]
+    @property  # type: ignore[override]
+    def __class__(self) -> type[nn.RNNBase]:
         return type(self) if _compiling() else type(self)._answered_class
 
     @__class__.setter
-    def __class__(self, value: type[Any]) -> None:  # type: ignore[override]
+    def __class__(self, value: type[Any]) -> None:
         # Parametrizations give the layer a class derived from the answer above, and, when the last
         # of them is removed, the answer itself: then the layer's own class is what is meant.
         _actual_class.__set__(self, value.__dict__.get("_layer_class", value))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # pickle and copy would otherwise find that __class__ is not the type they are to rebuild.
-        return object.__new__, (type(self),), self.__getstate__()
+        return object.__new__, (type(self),), self.__getstate__()  # type: ignore[no-untyped-call]
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class _Layer(nn.RNNBase):
         ]
 
     @property
-    def _flat_weights(self) -> list[Tensor | None]:  # type: ignore[override]
+    def _flat_weights(self) -> list[Tensor | None]:
         # torch.nn caches this list; here it is made when asked for, and so is never stale.
         return [getattr(self, name, None) for name in self._flat_weights_names]
 

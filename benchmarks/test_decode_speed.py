@@ -1,0 +1,71 @@
+"""Greedy decoding of a small encoder-decoder: its stacks ours, or `torch.nn`'s in their place."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_packed_sequence
+from workloads import LAYERS, OURS, PEER, pack
+
+from seq2seq_ext import Seq2Seq, Seq2SeqConfig
+
+T, VOCABULARY, NEW_TOKENS = 12, 40, 16
+
+
+class TorchStack(nn.Module):
+    """What the models' own recurrent stack is, computed by a layer of `torch.nn`."""
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        self.rnn = layer
+
+    def forward(
+        self,
+        x: Tensor,
+        state: tuple[Tensor, Tensor | None] | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
+        hx = state if state is None or self.rnn.mode == "LSTM" else state[0]
+        y, h_n = self.rnn(x if lengths is None else pack(x, lengths), hx)
+        if lengths is not None:
+            y, _ = pad_packed_sequence(y, total_length=x.size(0))
+        return y, h_n if self.rnn.mode == "LSTM" else (h_n, None)
+
+
+def with_torch_layers(model: Seq2Seq) -> Seq2Seq:
+    """A copy of the model whose encoder and decoder run on `torch.nn`."""
+    model = copy.deepcopy(model)
+    for part in (model.encoder, model.decoder):
+        ours = part.stack.rnn
+        theirs = LAYERS[ours.mode](ours.input_size, ours.hidden_size, ours.num_layers)
+        theirs.load_state_dict(ours.state_dict())
+        part.stack = TorchStack(theirs)
+    return model
+
+
+@pytest.mark.parametrize("side", [PEER, OURS])
+@pytest.mark.parametrize("B", [1, 32])
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_greedy_decoding(measure: Callable[..., None], cell: str, B: int, side: str) -> None:
+    config = Seq2SeqConfig(
+        source_vocab_size=VOCABULARY, target_vocab_size=VOCABULARY, cell=cell.lower()
+    )
+    ours = Seq2Seq(config).eval()
+    source = torch.randint(4, VOCABULARY, (B, T))
+    source_lengths = torch.randint(T // 2, T + 1, (B,))
+    calls = {
+        name: partial(
+            model.generate,
+            source,
+            source_lengths,
+            max_new_tokens=NEW_TOKENS,
+            min_new_tokens=NEW_TOKENS,  # both write equally much
+        )
+        for name, model in ((PEER, with_torch_layers(ours)), (OURS, ours))
+    }
+    measure(f"{cell} greedy decoding, {NEW_TOKENS} tokens, B {B}", calls, side)
