@@ -44,7 +44,7 @@ def with_torch_layers(model: Seq2Seq) -> Seq2Seq:
         ours = part.stack.rnn
         theirs = LAYERS[ours.mode](ours.input_size, ours.hidden_size, ours.num_layers)
         theirs.load_state_dict(ours.state_dict())
-        part.stack = TorchStack(theirs)
+        part.register_module("stack", TorchStack(theirs))
     return model
 
 

@@ -18,8 +18,8 @@ import seq2seq_ext
 
 OURS, PEER = "seq2seq_ext", "torch.nn"
 
-LAYERS: dict[str, type[nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
-CELLS: dict[str, type[nn.RNNCellBase]] = {
+LAYERS: dict[str, Callable[..., nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
+CELLS: dict[str, Callable[..., nn.RNNCellBase]] = {
     "LSTM": nn.LSTMCell,
     "GRU": nn.GRUCell,
     "RNN": nn.RNNCell,
