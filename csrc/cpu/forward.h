@@ -60,9 +60,12 @@ class LayerForward {
     h_n_ = f_.h_n + index * s_.B * P_size_;
     c_n_ = cell == Cell::kLstm ? f_.c_n + index * s_.B * H_ : nullptr;
 
+    w_ = &w;
+    pack_input_ = input.mask || packing_pays(s_.N, input.size);
+    pack_state_ = packing_pays(s_.N, P_size_);
     const auto packed = member.share(panels_);
     pack(w, input.size, packed.begin, packed.end);
-    if (projected_) {
+    if (projected_ && pack_state_) {
       const auto share = member.share(state_panels_);
       for (int64_t q = share.begin * kPlainVectors; q < share.end * kPlainVectors; ++q) {
         const int64_t count = std::clamp<int64_t>(P_size_ - q * W, 0, W);
@@ -123,7 +126,8 @@ class LayerForward {
     return std::max(s_.B, std::min(s_.N, wanted));
   }
 
-  // Weights and biases of panels [begin, end) into panel order; padding units get zeros.
+  // Weights, where they are to be packed, and biases of panels [begin, end) into panel order;
+  // padding units get zeros.
   void pack(const Weights<const T>& w, int64_t I, int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       for (int slot = 0; slot < P_::kSlots; ++slot) {
@@ -131,17 +135,17 @@ class LayerForward {
           const int64_t unit = p * kUnits + v * W;
           const int64_t count = std::clamp<int64_t>(H_ - unit, 0, W);
           const int64_t row = P_::kGate[slot] * H_ + unit;
-          if (slot < P_::kInputSlots) {
+          if (slot < P_::kInputSlots && pack_input_) {
             const int64_t vector = slot * P_::kUnitVectors + v;
             pack_transposed(count, w.w_ih + row * I, I, I,
                             w_ih_ + (p * I * kInputVectors + vector) * W, kInputVectors * W);
           }
           const int state_slot = slot - P_::kStateSlot;
-          if (state_slot >= 0) {
+          if (state_slot >= 0 && pack_state_) {
             const int64_t vector = state_slot * P_::kUnitVectors + v;
             pack_transposed(count, w.w_hh + row * P_size_, P_size_, P_size_,
                             w_hh_ + (p * P_size_ * kStateVectors + vector) * W, kStateVectors * W);
-          } else if (kTwoPhases) {
+          } else if (kTwoPhases && pack_state_) {
             pack_transposed(count, w.w_hh + row * P_size_, P_size_, P_size_,
                             w_hn_ + (p * P_size_ * P_::kUnitVectors + v) * W, kUnits);
           }
@@ -202,21 +206,62 @@ class LayerForward {
     }
     const int64_t ld = columns(work);
     if (ld == 0) return step;
+    const T* bias = bias_ + work.panels.begin * kColumns;
     if constexpr (cell == Cell::kGru) {
       // The slot that the input does not fill starts from its bias.
       constexpr int64_t kSlot = 3 * kUnits;
       for (int64_t m = 0; m < M; ++m)
         for (int64_t column = kSlot; column < ld; column += kColumns) {
-          store(work.gates + m * ld + column, load(bias_ + work.panels.begin * kColumns + column));
+          store(work.gates + m * ld + column, load(bias + column));
         }
     }
+    if (!pack_input_) {
+      for (int64_t p = work.panels.begin; p < work.panels.end; ++p) {
+        const int64_t column = (p - work.panels.begin) * kColumns;
+        for (int64_t m = 0; m < M; ++m) {
+          dot_panel(w_->w_ih, input.size, p, 0, P_::kInputSlots, rows[m], bias + column,
+                    work.gates + m * ld + column);
+        }
+      }
+      return step;
+    }
     const int64_t panel = input.size * kInputVectors * W;
-    large_product<T, kInputVectors>({M, input.size, work.panels.end - work.panels.begin, rows,
-                                     input.mask ? scale : nullptr,
-                                     w_ih_ + work.panels.begin * panel, panel, work.gates, ld,
-                                     kColumns, bias_ + work.panels.begin * kColumns, 0,
-                                     scratch_ + work.member.rank * large_product_scratch<T>()});
+    large_product<T, kInputVectors>(
+        {M, input.size, work.panels.end - work.panels.begin, rows, input.mask ? scale : nullptr,
+         w_ih_ + work.panels.begin * panel, panel, work.gates, ld, kColumns, bias, 0,
+         scratch_ + work.member.rank * large_product_scratch<T>()});
     return step;
+  }
+
+  // tile = add + the product of row `a` with slots [slot, end) of panel p, weights unpacked. Both
+  // point at the panel's first slot.
+  void dot_panel(const T* w, int64_t K, int64_t p, int slot, int end, const T* a, const T* add,
+                 T* tile) const {
+    for (; slot < end; ++slot) {
+      for (int64_t v = 0; v < P_::kUnitVectors; ++v) {
+        const int64_t unit = p * kUnits + v * W;
+        const int64_t count = std::clamp<int64_t>(H_ - unit, 0, W);
+        const int64_t at = slot * kUnits + v * W;
+        const T* matrix_rows = w + (P_::kGate[slot] * H_ + (count > 0 ? unit : 0)) * K;
+        store(tile + at, load(add + at) + dot_products(count, matrix_rows, K, K, a));
+      }
+    }
+  }
+
+  // Adds the recurrent product to slots [slot, end) of panel p, for all rows of a step.
+  template <int V>
+  void state_product(const Work& work, int64_t p, int slot, int end, int64_t rows, const T* packed,
+                     const T* a, int64_t lda, T* tile, int64_t ld) const {
+    if (pack_state_) {
+      T* c = tile + slot * kUnits;
+      panel_product<T, V>(rows, {P_size_, a + work.own.first * lda, work.own.step * lda,
+                                 packed + p * P_size_ * V * W, c, ld, c, ld});
+      return;
+    }
+    for (int64_t j = 0; j < rows; ++j) {
+      dot_panel(w_->w_hh, P_size_, p, slot, end, a + (work.own.first + j * work.own.step) * lda,
+                tile + j * ld, tile + j * ld);
+    }
   }
 
   // One row at one step, as the gate mathematics sees it.
@@ -252,12 +297,10 @@ class LayerForward {
   void advance(const Work& work, int64_t t, int64_t rows, T* gates, const T* h, T* h_next) const {
     if (rows == 0 && !f_.plan.split_units) return;
     const int64_t ld = columns(work);
-    const int64_t panel = P_size_ * kStateVectors * W;
+    constexpr int kEnd = P_::kStateSlot + P_::kStateSlots;
     for (int64_t p = work.panels.begin; p < work.panels.end; ++p) {
       T* tile = gates + (p - work.panels.begin) * kColumns;
-      panel_product<T, kStateVectors>(
-          rows, {P_size_, h + work.own.first * ldh_, work.own.step * ldh_, w_hh_ + p * panel,
-                 tile + P_::kStateSlot * kUnits, ld, tile + P_::kStateSlot * kUnits, ld});
+      state_product<kStateVectors>(work, p, P_::kStateSlot, kEnd, rows, w_hh_, h, ldh_, tile, ld);
       for (int64_t j = 0; j < rows; ++j) {
         const Row at = row(work, t, j);
         for (int64_t v = 0; v < P_::kUnitVectors; ++v) {
@@ -268,12 +311,9 @@ class LayerForward {
     }
     if constexpr (kTwoPhases) {
       if (f_.plan.split_units) work.member.sync();
-      const int64_t panel_n = P_size_ * kUnits;
       for (int64_t p = work.panels.begin; p < work.panels.end; ++p) {
         T* tile = gates + (p - work.panels.begin) * kColumns;
-        panel_product<T, P_::kUnitVectors>(
-            rows, {P_size_, inner_ + work.own.first * ldu_, work.own.step * ldu_,
-                   w_hn_ + p * panel_n, tile, ld, tile, ld});
+        state_product<P_::kUnitVectors>(work, p, 0, 1, rows, w_hn_, inner_, ldu_, tile, ld);
         for (int64_t j = 0; j < rows; ++j) {
           const Row at = row(work, t, j);
           const int64_t unit = p * kUnits;
@@ -290,9 +330,18 @@ class LayerForward {
       for (int64_t q = work.states.begin; q < work.states.end; ++q) {
         const int64_t column = q * kPlainColumns<T>;
         T* out = out_ + work.own.first * ldo + column;
-        panel_product<T, kPlainVectors>(
-            rows, {H_, inner_ + work.own.first * ldu_, work.own.step * ldu_,
-                   w_hr_ + q * H_ * kPlainColumns<T>, out, work.own.step * ldo, nullptr, 0});
+        const T* in = inner_ + work.own.first * ldu_;
+        if (pack_state_) {
+          panel_product<T, kPlainVectors>(
+              rows, {H_, in, work.own.step * ldu_, w_hr_ + q * H_ * kPlainColumns<T>, out,
+                     work.own.step * ldo, nullptr, 0});
+        }
+        for (int64_t i = 0; i < rows * kPlainVectors && !pack_state_; ++i) {
+          const int64_t j = i / kPlainVectors * work.own.step, v = i % kPlainVectors * W;
+          const int64_t count = std::clamp<int64_t>(P_size_ - column - v, 0, W);
+          const T* matrix_rows = w_->w_hr + (count > 0 ? column + v : 0) * H_;
+          store(out + j * ldo + v, dot_products(count, matrix_rows, H_, H_, in + j * ldu_));
+        }
         for (int64_t j = 0; j < rows; ++j) {
           const Row at = row(work, t, j);
           for (int64_t v = 0; v < kPlainVectors; ++v) {
@@ -353,13 +402,15 @@ class LayerForward {
   const bool projected_;
   const int64_t ldh_, ldu_;  // strides of rows of h, and of c and inner; odd multiples of 64 bytes
   int64_t chunk_rows_, gates_stride_;
-  T* w_ih_;             // (panels, I, input vectors)
-  T* w_hh_;             // (panels, P, state vectors)
-  T* w_hn_ = nullptr;   // (panels, P, units): reset before
-  T* w_hr_ = nullptr;   // (state panels, H, plain columns)
-  T* bias_;             // (panels, slots, units)
-  T* h_[2];             // (B, ldh) before and after a step
-  T* c_ = nullptr;      // (B, ldu)
+  const Weights<const T>* w_ = nullptr;         // of the layer at hand
+  bool pack_input_ = true, pack_state_ = true;  // else its products read the weights as they are
+  T* w_ih_;                                     // (panels, I, input vectors)
+  T* w_hh_;                                     // (panels, P, state vectors)
+  T* w_hn_ = nullptr;                           // (panels, P, units): reset before
+  T* w_hr_ = nullptr;                           // (state panels, H, plain columns)
+  T* bias_;                                     // (panels, slots, units)
+  T* h_[2];                                     // (B, ldh) before and after a step
+  T* c_ = nullptr;                              // (B, ldu)
   T* inner_ = nullptr;  // (B, ldu) o tanh(c) before the projection, or r h with reset before
   T* out_ = nullptr;    // (B, state panels) projected outputs of a step
   T* gates_;            // per rank: a chunk of gate pre-activations

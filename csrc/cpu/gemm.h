@@ -222,3 +222,35 @@ static void pack_transposed(int64_t count, const T* w, int64_t ldw, int64_t K, T
     for (int64_t i = 0; i < std::min(W, K - k); ++i) store(out + (k + i) * ldo, square[i]);
   }
 }
+
+// Products of one row `a` (K) with `count` <= W rows of a row-major matrix, as the lanes of a
+// vector: no packing, for calls too short to repay it. One sum per matrix row, its lanes spread
+// over k, and a transposition to add them up: 4 shuffles a product beside K / W multiply-adds.
+template <typename T>
+static Vec<T> dot_products(int64_t count, const T* w, int64_t ldw, int64_t K, const T* a) {
+  constexpr int64_t W = kLanes<T>;
+  Vec<T> sums[W] = {};
+  int64_t k = 0;
+  if (count == W) {
+    for (; k + W <= K; k += W) {
+      const Vec<T> row = load(a + k);
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < W; ++i) sums[i] += load(w + i * ldw + k) * row;
+    }
+  }
+  for (; k < K; k += W) {
+    const Vec<T> row = load_first(a + k, K - k);
+    for (int64_t i = 0; i < count; ++i) sums[i] += load_first(w + i * ldw + k, K - k) * row;
+  }
+  transpose<T>(sums);
+#pragma GCC unroll 8
+  for (int64_t half = W / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < half; ++i) sums[i] += sums[i + half];
+  }
+  return sums[0];
+}
+
+// Packing a vector of columns costs about 4 cycles per k, a product with it 1/2; dot_products costs
+// about 0.6 per k and 80 to add up.
+constexpr bool packing_pays(int64_t rows, int64_t K) { return rows * (K + 800) > 40 * K; }

@@ -461,11 +461,13 @@ int main() {
     test({cell, 5, 7, 3, 33, 33, 2, 2, true, true, true, true}, seed++);
     test({cell, 3, 13, 70, 20, 20, 3, 1, true, true, false, true}, seed++);
     test({cell, 6, 2, 2, 70, 70, 1, 2, false, true, false, false}, seed++);
+    test({cell, 1, 3, 70, 130, 130, 1, 1, true, false, true, false}, seed++);  // weights unpacked
     test({cell, 2, 40, 9, 130, 130, 1, 1, true, false, false, false}, seed++);
   }
   test({Cell::kLstm, 5, 7, 3, 33, 9, 2, 2, true, true, true, true}, seed++);
   test({Cell::kLstm, 3, 4, 6, 64, 40, 1, 1, false, false, false, false}, seed++);
   test({Cell::kLstm, 4, 9, 2, 17, 16, 1, 2, true, true, false, false}, seed++);
+  test({Cell::kLstm, 2, 1, 130, 150, 70, 2, 2, true, false, false, true}, seed++);
   test({Cell::kGru, 3, 4, 2, 5, 5, 1, 1, true, true, false, false}, seed++);
   test({Cell::kLstm, 150, 3, 4, 24, 24, 1, 2, true, true, true, false}, seed++);
   std::printf("%d checks, %d failures\n", checks, failures);
