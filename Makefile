@@ -65,7 +65,7 @@ lint: $(DEV_STAMP) ## ruff, clang-format and mypy --strict; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
-	$(BIN)/mypy --strict seq2seq_ext
+	$(BIN)/mypy --strict seq2seq_ext benchmarks
 
 format: $(DEV_STAMP) ## let ruff and clang-format write
 	$(BIN)/ruff check --fix .

@@ -18,7 +18,6 @@ from typing import NamedTuple
 import torch
 from machine import OtherPrograms, description, fma_peak
 from report import DISTURBED, WORKS, Comparison, Row, as_json, as_markdown, as_png
-from timing import take_turns
 from workloads import (
     LAYERS,
     OURS,
@@ -31,6 +30,7 @@ from workloads import (
 )
 
 from seq2seq_ext.cli.numbers import positive_int
+from seq2seq_ext.cli.timing import take_turns
 from seq2seq_ext.data.extras import check
 from seq2seq_ext.data.files import write_bytes_atomically, write_json_atomically
 

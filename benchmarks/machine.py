@@ -6,9 +6,9 @@ import os
 import time
 
 import torch
-from timing import take_turns
 
 from seq2seq_ext.cli.info import facts
+from seq2seq_ext.cli.timing import take_turns
 
 
 def description() -> dict[str, str]:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from timing import Timing
 from workloads import GATES
+
+from seq2seq_ext.cli.timing import Timing
 
 WORKS: tuple[Literal["inference"], Literal["training"]] = ("inference", "training")
 

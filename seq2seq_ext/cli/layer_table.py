@@ -5,19 +5,17 @@ Taking turns lets both see the same machine: whatever else runs slows one as muc
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from seq2seq_ext.cli.timing import take_turns
 from seq2seq_ext.nn import replace_modules
 
 
-class Timing(NamedTuple):
+class LayerTiming(NamedTuple):
     """Milliseconds a call of one layer and one kind of work.
 
     Args:
@@ -49,7 +47,7 @@ def layer_timings(
     hidden_size: int = 256,
     seconds: float = 1.0,
     min_repeats: int = 5,
-) -> list[Timing]:
+) -> list[LayerTiming]:
     """Time a GRU and an LSTM of equal weights in inference and training, on the CPU.
 
     Args:
@@ -67,19 +65,12 @@ def layer_timings(
         replace_modules(holder)
         x = torch.randn(time_steps, batch_size, hidden_size)
         for work, call in (("inference", _infer), ("training", _train)):
-            torch_times, our_times = _take_turns(
-                partial(call, theirs, x), partial(call, holder[0], x), seconds, min_repeats
+            layers = (theirs, holder[0])
+            times = take_turns(
+                [partial(call, layer, x) for layer in layers], repeats=min_repeats, seconds=seconds
             )
-            timings.append(
-                Timing(
-                    name,
-                    work,
-                    min(torch_times),
-                    statistics.median(torch_times),
-                    min(our_times),
-                    statistics.median(our_times),
-                )
-            )
+            torch_ms, our_ms = ([1e3 * value for value in time] for time in times)
+            timings.append(LayerTiming(name, work, *torch_ms, *our_ms))
     return timings
 
 
@@ -91,19 +82,3 @@ def _infer(layer: nn.Module, x: Tensor) -> None:
 def _train(layer: nn.Module, x: Tensor) -> None:
     layer.zero_grad()
     layer(x)[0].sum().backward()
-
-
-def _take_turns(
-    first: Callable[[], None], second: Callable[[], None], seconds: float, min_repeats: int
-) -> tuple[list[float], list[float]]:
-    """Milliseconds of each call of both, in turn, after one call of each to warm up."""
-    first()
-    second()
-    times: tuple[list[float], list[float]] = ([], [])
-    end = time.perf_counter() + seconds
-    while len(times[0]) < min_repeats or time.perf_counter() < end:
-        for call, taken in zip((first, second), times, strict=True):
-            start = time.perf_counter()
-            call()
-            taken.append(1000.0 * (time.perf_counter() - start))
-    return times

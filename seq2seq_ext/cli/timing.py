@@ -25,14 +25,15 @@ class Timing(NamedTuple):
 
 
 def take_turns(
-    calls: Sequence[Call], *, repeats: int, min_sample_seconds: float = 5e-3
+    calls: Sequence[Call], *, repeats: int, seconds: float = 0.0, min_sample_seconds: float = 5e-3
 ) -> list[Timing]:
     """Time the calls in turn, in rotating order, garbage collection off.
 
     Args:
         calls: the contestants. Each is warmed up and then called as often per sample as it takes
             for the clock and the scheduler not to matter.
-        repeats: samples of each.
+        repeats: samples of each at least.
+        seconds: go on taking samples until this long after the first.
         min_sample_seconds: how long a sample is at least.
 
     Returns:
@@ -54,15 +55,18 @@ def take_turns(
     try:
         loops = [_loops(call, min_sample_seconds) for call in calls]
         samples: list[list[float]] = [[] for _ in calls]
-        for turn in range(repeats):
+        end = time.perf_counter() + seconds
+        turn = 0
+        while turn < repeats or time.perf_counter() < end:
             for position in range(len(calls)):
                 index = (turn + position) % len(calls)
-                seconds = _sample(calls[index], loops[index])
-                samples[index].append(seconds / loops[index])
+                taken = _sample(calls[index], loops[index])
+                samples[index].append(taken / loops[index])
+            turn += 1
     finally:
         if collecting:
             gc.enable()
-    return [Timing(min(taken), statistics.median(taken)) for taken in samples]
+    return [Timing(min(each), statistics.median(each)) for each in samples]
 
 
 def _loops(call: Call, min_seconds: float) -> int:
