@@ -42,6 +42,7 @@ class LayerBackward {
   // so, also those that leave run() to others.
   void bind(int64_t l, int64_t d, Rows<const T> y, Rows<const T> d_y) {
     const int64_t index = l * f_.D + d;
+    w_ = &f_.weights[index];
     reserve_ = f_.reserve + index * s_.N * reserve_slots(cell) * Hp_;
     y_ = y;
     y_.base += d * P_size_;
@@ -60,6 +61,7 @@ class LayerBackward {
 
     const auto states = member.share(state_panels_);
     for (int64_t q = states.begin; q < states.end; ++q) {
+      if (in_place(q, P_size_)) continue;
       pack_gates(w.w_hh, P_size_, P_::kStateSlot, P_::kStateSlots, q, w_hh_);
       if (kTwoPhases) pack_gates(w.w_hh, P_size_, 0, 1, q, w_hn_);
     }
@@ -125,6 +127,11 @@ class LayerBackward {
                              T* bias, T* second_bias) {
       if (!weight && !bias && !second_bias) return;
       const GradientProduct<T> p{s_.N, from, ldd, columns, weight ? features : 0, transposed, sums};
+      if (s_.N <= kFewRows) {
+        const auto share = member.share(columns);
+        outer_products(p, share.begin, share.end, row, scale, target, weight, bias, second_bias);
+        return;
+      }
       const auto share = member.share(panels_of(columns, kColumns));
       gradient_product(p, share.begin, share.end, row, scale, scratch);
       if (weight) write_gradient(p, share.begin, share.end, target, weight);
@@ -149,13 +156,23 @@ class LayerBackward {
 
   void pack_input_weights(int64_t l, int64_t d, int64_t I, const Member& member) {
     const auto share = member.share(panels_of(I, kColumns));
-    for (int64_t q = share.begin; q < share.end; ++q)
-      pack_gates(f_.weights[l * f_.D + d].w_ih, I, 0, P_::kInputSlots, q, w_ih_);
+    for (int64_t q = share.begin; q < share.end; ++q) {
+      if (!in_place(q, I))
+        pack_gates(f_.weights[l * f_.D + d].w_ih, I, 0, P_::kInputSlots, q, w_ih_);
+    }
   }
 
   // C (rows x padded I) (+)= gate gradients of compact rows [r, r + count) times W_ih.
   void input_gradient(int64_t r, int64_t count, int64_t I, bool accumulate, T* c,
                       T* scratch) const {
+    if (s_.N <= kFewRows) {
+      const int64_t ldc = panels_of(I, kColumns) * kColumns;
+      for (int64_t q = 0; q < panels_of(I, kColumns); ++q) {
+        gates_product(q, 0, P_::kInputSlots, w_->w_ih, I, w_ih_, count, r, 1, c + q * kColumns, ldc,
+                      accumulate);
+      }
+      return;
+    }
     const T* rows[kBlockRows];
     for (int64_t m = 0; m < count; ++m) rows[m] = d_gates_ + (r + m) * ldg_;
     const int64_t panels = panels_of(I, kColumns);
@@ -198,6 +215,30 @@ class LayerBackward {
     }
   }
 
+  // Whether panel q of weights `width` wide is read where it lies: few rows do not repay packing,
+  // but a panel that reaches past the last column has to be padded.
+  bool in_place(int64_t q, int64_t width) const {
+    return s_.N <= kFewRows && (q + 1) * kColumns <= width;
+  }
+
+  // c (rows, plain panel q) = gate gradients of slots [slot0, slot0 + slots) times weights, for
+  // compact rows r, r + step, ...; added to c where asked for.
+  void gates_product(int64_t q, int slot0, int slots, const T* w, int64_t width, const T* packed,
+                     int64_t rows, int64_t r, int64_t step, T* c, int64_t ldc, bool add) const {
+    if (!in_place(q, width)) {
+      const int64_t K = slots * Hp_;
+      panel_product<T, kPlainVectors>(
+          rows, {K, d_gate(r, slot0, 0), step * ldg_, packed + q * K * kColumns, kColumns, c, ldc,
+                 add ? c : nullptr, ldc});
+      return;
+    }
+    for (int slot = slot0; slot < slot0 + slots; ++slot) {
+      panel_product<T, kPlainVectors>(rows, {H_, d_gate(r, slot, 0), step * ldg_,
+                                             w + P_::kGate[slot] * H_ * width + q * kColumns, width,
+                                             c, ldc, add || slot > slot0 ? c : nullptr, ldc});
+    }
+  }
+
   const T* kept(int64_t r, int slot, int64_t unit) const {
     return reserve_ + (r * reserve_slots(cell) + slot) * Hp_ + unit;
   }
@@ -230,7 +271,7 @@ class LayerBackward {
       for (int64_t q = work.units.begin; q < work.units.end; ++q) {
         panel_product<T, kPlainVectors>(
             rows, {P_size_, d_out_ + r0 * ldh_, step * ldh_, w_hr_ + q * P_size_ * kColumns,
-                   d_inner_ + first * ldc_ + q * kColumns, step * ldc_, nullptr, 0});
+                   kColumns, d_inner_ + first * ldc_ + q * kColumns, step * ldc_, nullptr, 0});
       }
     }
     for (int64_t j = 0; j < rows; ++j) {
@@ -240,9 +281,8 @@ class LayerBackward {
     sync(work);
     if constexpr (kTwoPhases) {
       for (int64_t q = work.units.begin; q < work.units.end; ++q) {
-        panel_product<T, kPlainVectors>(
-            rows, {Hp_, d_gate(r0, 0, 0), step * ldg_, w_hn_ + q * Hp_ * kColumns,
-                   d_inner_ + first * ldc_ + q * kColumns, step * ldc_, nullptr, 0});
+        gates_product(q, 0, 1, w_->w_hh, P_size_, w_hn_, rows, r0, step,
+                      d_inner_ + first * ldc_ + q * kColumns, step * ldc_, false);
       }
       for (int64_t j = 0; j < rows; ++j) {
         const int64_t b = first + j * step;
@@ -252,12 +292,10 @@ class LayerBackward {
     }
     // LSTM and RNN: dh = d_gates W_hh. GRU adds it to z dh, which gates() has left there.
     constexpr bool kAdd = cell == Cell::kGru || kTwoPhases;
-    constexpr int64_t K = P_::kStateSlots;
     for (int64_t q = work.states.begin; q < work.states.end; ++q) {
       T* d_h = d_h_ + first * ldh_ + q * kColumns;
-      panel_product<T, kPlainVectors>(rows, {K * Hp_, d_gate(r0, P_::kStateSlot, 0), step * ldg_,
-                                             w_hh_ + q * K * Hp_ * kColumns, d_h, step * ldh_,
-                                             kAdd ? d_h : nullptr, step * ldh_});
+      gates_product(q, P_::kStateSlot, P_::kStateSlots, w_->w_hh, P_size_, w_hh_, rows, r0, step,
+                    d_h, step * ldh_, kAdd);
     }
     if (s_.reset) {
       for (int64_t j = 0; j < rows; ++j) {
@@ -359,6 +397,7 @@ class LayerBackward {
   T* w_hh_;             // (state panels, state slots * Hp, columns)
   T* w_hn_ = nullptr;   // (state panels, Hp, columns): reset before
   T* w_ih_;             // (input panels, input slots * Hp, columns)
+  const Weights<const T>* w_;  // from here on: of the layer at hand
   const T* reserve_;
   Rows<const T> y_, d_y_;
   const T *h_0_, *c_0_;

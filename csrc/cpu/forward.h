@@ -255,7 +255,7 @@ class LayerForward {
     if (pack_state_) {
       T* c = tile + slot * kUnits;
       panel_product<T, V>(rows, {P_size_, a + work.own.first * lda, work.own.step * lda,
-                                 packed + p * P_size_ * V * W, c, ld, c, ld});
+                                 packed + p * P_size_ * V * W, V * W, c, ld, c, ld});
       return;
     }
     for (int64_t j = 0; j < rows; ++j) {
@@ -333,8 +333,8 @@ class LayerForward {
         const T* in = inner_ + work.own.first * ldu_;
         if (pack_state_) {
           panel_product<T, kPlainVectors>(
-              rows, {H_, in, work.own.step * ldu_, w_hr_ + q * H_ * kPlainColumns<T>, out,
-                     work.own.step * ldo, nullptr, 0});
+              rows, {H_, in, work.own.step * ldu_, w_hr_ + q * H_ * kPlainColumns<T>,
+                     kPlainColumns<T>, out, work.own.step * ldo, nullptr, 0});
         }
         for (int64_t i = 0; i < rows * kPlainVectors && !pack_state_; ++i) {
           const int64_t j = i / kPlainVectors * work.own.step, v = i % kPlainVectors * W;

@@ -29,7 +29,8 @@ struct Tile {
   int64_t K;
   const T* a;
   int64_t stride;
-  const T* b;  // a panel (K, V * lanes)
+  const T* b;  // a panel (K, V * lanes), its rows ldb apart
+  int64_t ldb;
   T* c;
   int64_t ldc;
   const T* add;   // what the product is added to: C itself, a row for all rows (stride 0), or
@@ -53,7 +54,7 @@ static void tile_product(const Tile<T>& tile) {
   const auto step = [&](int u, int64_t at) __attribute__((always_inline)) {
     Vec<T> columns[V];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) columns[v] = load(b + (u * V + v) * W);
+    for (int v = 0; v < V; ++v) columns[v] = load(b + u * tile.ldb + v * W);
 #pragma GCC unroll 8
     for (int m = 0; m < MR; ++m) {
       const Vec<T> row =
@@ -66,12 +67,12 @@ static void tile_product(const Tile<T>& tile) {
   for (; k + U <= tile.K; k += U) {
 #pragma GCC unroll 4
     for (int u = 0; u < U; ++u) step(u, k + u);
-    b += U * V * W;
+    b += U * tile.ldb;
   }
   if constexpr (U > 1) {
     for (; k < tile.K; ++k) {
       step(0, k);
-      b += V * W;
+      b += tile.ldb;
     }
   }
 #pragma GCC unroll 8
@@ -104,7 +105,7 @@ static void panel_product(int64_t rows, const Tile<T>& p, int64_t tile_step = 0)
     Tile<T> tile = p;
     tile.K = std::min(kRun, p.K - k);
     tile.a = p.a + (layout == Layout::kRows ? k : k * p.stride);
-    tile.b = p.b + k * V * kLanes<T>;
+    tile.b = p.b + k * p.ldb;
     if (k > 0) {
       tile.add = p.c;
       tile.ldadd = p.ldc;
@@ -197,10 +198,10 @@ static void large_product(const LargeProduct<T>& p) {
         const T* add = k > 0 ? c : p.add ? p.add + m * p.ldadd + panel * p.panel_step : nullptr;
         const int64_t ldadd = k > 0 ? p.ldc : p.ldadd;
         if (in_place) {
-          panel_product<T, V>(height, {depth, rows[0] + k, distance, b, c, p.ldc, add, ldadd});
+          panel_product<T, V>(height, {depth, rows[0] + k, distance, b, NR, c, p.ldc, add, ldadd});
         } else {
           panel_product<T, V, Layout::kColumns>(
-              height, {depth, p.scratch, MR, b, c, p.ldc, add, ldadd}, depth * MR);
+              height, {depth, p.scratch, MR, b, NR, c, p.ldc, add, ldadd}, depth * MR);
         }
       }
     }

@@ -83,7 +83,7 @@ static void gradient_product(const GradientProduct<T>& p, int64_t begin, int64_t
       }
       T* c = p.transposed + panel * height * NR;
       panel_product<T, kPlainVectors, Layout::kColumns>(
-          height, {depth, scratch, MR, packed, c, NR, r0 > 0 ? c : nullptr, NR}, depth * MR);
+          height, {depth, scratch, MR, packed, NR, c, NR, r0 > 0 ? c : nullptr, NR}, depth * MR);
     }
   }
 }
@@ -119,5 +119,42 @@ static void write_sums(const GradientProduct<T>& p, int64_t begin, int64_t end,
   for (int64_t c = begin * NR; c < std::min(p.columns, end * NR); ++c) {
     const int64_t to = target(c);
     if (to >= 0) db[to] = p.sums[c];
+  }
+}
+
+// Up to this many steps in all, packing costs more than it saves.
+inline constexpr int64_t kFewRows = 16;
+
+// Columns [begin, end) of the same gradient for at most kFewRows steps, straight into the rows of
+// dw (where asked for) and db.
+template <typename T, typename Row, typename Scale, typename Target>
+static void outer_products(const GradientProduct<T>& p, int64_t begin, int64_t end, const Row& row,
+                           const Scale& scale, const Target& target, T* dw, T* db, T* second_db) {
+  const T* rows[kFewRows];
+  const T* factors[kFewRows];
+  int64_t count = 0;
+  const T* d[kFewRows];
+  for (int64_t r = 0; r < p.N; ++r) {
+    rows[count] = row(r);
+    factors[count] = scale(r);
+    d[count] = p.d + r * p.ldd;
+    count += rows[count] != nullptr;
+  }
+  for (int64_t c = begin; c < end; ++c) {
+    const int64_t to = target(c);
+    if (to < 0) continue;
+    for (int64_t i = 0; i < p.features && dw != nullptr; i += kLanes<T>) {
+      Vec<T> sum{};
+      for (int64_t r = 0; r < count; ++r) {
+        Vec<T> x = load_first(rows[r] + i, p.features - i);
+        if (factors[r]) x *= load_first(factors[r] + i, p.features - i);
+        sum += x * broadcast(d[r][c]);
+      }
+      store_first(dw + to * p.features + i, sum, p.features - i);
+    }
+    T total = 0;
+    for (int64_t r = 0; r < p.N; ++r) total += p.d[r * p.ldd + c];
+    if (db) db[to] = total;
+    if (second_db) second_db[to] = total;
   }
 }
