@@ -87,6 +87,9 @@ def test_equals_torch(
         (5, 2, 40, 128),
         (19, 3, 1, 7),
         (2, 64, 2, 31),
+        # Beyond every block of the products, on several threads: rows of their own, then units.
+        (12, 33, 520, 272),
+        (40, 4, 24, 272),
     ],
 )
 @pytest.mark.parametrize("cell", NAMES)
