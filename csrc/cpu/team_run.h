@@ -2,15 +2,15 @@
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <thread>
 
 #include "kernels.h"
+#include "scratch.h"
 #include "team.h"
 
 namespace seq2seq_ext {
@@ -28,10 +28,8 @@ void run_team(Call& call, const Size& workspace_size, const Kernel& kernel) {
     bytes = std::max(bytes, workspace_size(call));
     call.plan = planned;
   }
-  const int64_t size[] = {static_cast<int64_t>(bytes)};
-  const torch::stable::Tensor workspace =
-      torch::stable::empty({size, 1}, torch::headeronly::ScalarType::Byte);
-  void* memory = workspace.mutable_data_ptr();
+  Scratch::Frame frame;
+  void* memory = frame.take(bytes);
   Barriers barriers;
   if (threads == 1) return kernel(call, Member(0, 1, &barriers), memory);
   std::atomic<int> members{0}, covered{0};
