@@ -119,6 +119,11 @@ struct LayerInput {
 };
 
 template <typename T>
+static int64_t layer_input_size(const Stack<T>& stack, int64_t l) {
+  return l == 0 ? stack.I : stack.D * stack.P;
+}
+
+template <typename T>
 static LayerInput<T> layer_input(const Stack<T>& stack, int64_t l, const T* below) {
   if (l == 0) return {stack.I, stack.x, {}};
   LayerInput<T> input{stack.D * stack.P, {below, nullptr, stack.D * stack.P}, {}};
