@@ -1,25 +1,31 @@
 // Every operator of the extension. rnn runs a whole stack of recurrent layers, rnn_backward its
 // gradient; the Python side (seq2seq_ext/ops.py) adds shapes, autograd and documentation.
 //
-// cell: lstm | gru | gru_reset_before | rnn_tanh | rnn_relu
-// x (T, B, I), or packed (N, I) with batch_sizes (T); h_0 (L*D, B, P); c_0 (L*D, B, H) for lstm.
-// weights: per layer and direction w_ih, w_hh[, b_ih, b_hh][, w_hr], as torch.nn.RNNBase lists
-// them. lengths (B) int64; resets (T, B) or (N) bool; dropout_mask (L-1, T, B, D*P) or (L-1, N,
-// D*P). reserve: what backward needs, empty where save is false; of no use to anything else.
+// cell: 0 lstm, 1 gru, 2 gru_reset_before, 3 rnn_tanh, 4 rnn_relu: a number, because a string costs
+// a small call a tenth of its time.
+// x: (T, B, I); or packed (N, I), with batch_sizes (T); or (B, I): one step of one layer. h_0
+// (L*D, B, P), c_0 (L*D, B, H) for lstm; for one step without the first axis; None: zeros, but not
+// with batch_sizes. weights: per layer and direction w_ih, w_hh[, b_ih, b_hh][, w_hr], as
+// torch.nn.RNNBase lists them. lengths (B) int64; resets (T, B) or (N) bool; dropout_mask
+// (L-1, T, B, D*P) or (L-1, N, D*P).
+// y: like x with D*P features. h_n, c_n: like h_0 and c_0; h_n is empty for one step, where y is
+// the same, and c_n where there is no c_0. reserve: what backward needs, empty where save is false;
+// of no use to anything else. Gradients that are not wanted are empty.
+//
+// Arguments that few calls have come last, with defaults: those that are not given cost nothing.
 
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(seq2seq_ext, m) {
   m.def(
-      "rnn(Tensor x, Tensor h_0, Tensor? c_0, Tensor[] weights, Tensor? lengths, Tensor? "
-      "batch_sizes, "
-      "Tensor? resets, Tensor? dropout_mask, str cell, int num_layers, bool bidirectional, bool "
-      "save) "
+      "rnn(Tensor x, Tensor? h_0, Tensor? c_0, Tensor[] weights, int cell, int num_layers=1, "
+      "bool bidirectional=False, bool save=False, Tensor? lengths=None, Tensor? batch_sizes=None, "
+      "Tensor? resets=None, Tensor? dropout_mask=None) "
       "-> (Tensor y, Tensor h_n, Tensor c_n, Tensor reserve)");
   m.def(
-      "rnn_backward(Tensor? d_y, Tensor? d_h_n, Tensor? d_c_n, Tensor x, Tensor h_0, Tensor? c_0, "
-      "Tensor[] weights, Tensor? lengths, Tensor? batch_sizes, Tensor? resets, Tensor? "
-      "dropout_mask, "
-      "Tensor y, Tensor reserve, str cell, int num_layers, bool bidirectional, bool input_grad, "
-      "bool weight_grad) -> (Tensor d_x, Tensor d_h_0, Tensor d_c_0, Tensor[] d_weights)");
+      "rnn_backward(Tensor? d_y, Tensor? d_h_n, Tensor? d_c_n, Tensor x, Tensor? h_0, Tensor? c_0, "
+      "Tensor[] weights, Tensor y, Tensor reserve, int cell, int num_layers, bool bidirectional, "
+      "bool input_grad, bool state_grad, bool weight_grad, Tensor? lengths=None, "
+      "Tensor? batch_sizes=None, Tensor? resets=None, Tensor? dropout_mask=None) "
+      "-> (Tensor d_x, Tensor d_h_0, Tensor d_c_0, Tensor[] d_weights)");
 }

@@ -14,7 +14,7 @@ layers, D directions.  For the equations see :mod:`seq2seq_ext.reference`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -82,7 +82,7 @@ def lstm(
     >>> output.shape, h_n.shape
     (torch.Size([5, 4, 2]), torch.Size([1, 4, 2]))
     """
-    output, h_n, c_n = _forward(
+    output, h_n, c_n = run(
         "lstm",
         input,
         hx,
@@ -134,7 +134,7 @@ def gru(
     >>> output[0, 0], output[1, 0]
     (tensor([0.5000, 0.5000]), tensor([0.2500, 0.2500]))
     """
-    output, h_n, _ = _forward(
+    output, h_n, _ = run(
         "gru" if reset_after else "gru_reset_before",
         input,
         hx,
@@ -186,7 +186,7 @@ def rnn(
     """
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
-    output, h_n, _ = _forward(
+    output, h_n, _ = run(
         "rnn_tanh" if nonlinearity == "tanh" else "rnn_relu",
         input,
         hx,
@@ -201,9 +201,9 @@ def rnn(
     return output, h_n
 
 
-def _forward(
+def run(
     cell: str,
-    input: Input,
+    input: Tensor | PackedSequence,
     hx: Tensor | Sequence[Tensor] | None,
     weights: Sequence[Tensor],
     num_layers: int,
@@ -212,11 +212,29 @@ def _forward(
     bidirectional: bool,
     lengths: Tensor | None,
     resets: Tensor | None,
-) -> tuple[Input, Tensor, Tensor | None]:
+) -> tuple[Any, Tensor, Tensor | None]:
+    """What :func:`lstm`, :func:`gru` and :func:`rnn` share: ``output, h_n, c_n`` of any cell.
+
+    ``dropout`` is the one to apply now, 0 while not training.
+    """
     h_0, c_0 = _split_state(cell, hx)
+    if (
+        type(input) is Tensor
+        and input.dim() == 3
+        and input.is_cpu
+        and lengths is None
+        and resets is None
+        and (dropout == 0.0 or num_layers == 1)
+        and not torch.compiler.is_compiling()
+    ):
+        x = input.transpose(0, 1) if batch_first else input
+        outputs = _unchecked(x, h_0, c_0, weights, cell, num_layers, bidirectional)
+        if outputs is not None:
+            y, h_n, c_n = outputs
+            return y.transpose(0, 1) if batch_first else y, h_n, c_n
+
     batch_sizes = sorted_indices = unsorted_indices = None
     single = False
-    x: Tensor
     if isinstance(input, PackedSequence):
         x, batch_sizes, sorted_indices, unsorted_indices = input
         if lengths is not None:
@@ -300,10 +318,11 @@ def _forward(
     H, P = w_hh.size(0) // _GATES[cell], w_hh.size(1)
     D = 2 if bidirectional else 1
     if h_0 is None:
-        h_0 = torch.zeros(num_layers * D, B, P, dtype=dtype, device=device)
-        if cell == "lstm":
-            # One block of zeros serves as both, since nothing writes to it.
-            c_0 = h_0 if P == H else h_0.new_zeros(num_layers * D, B, H)
+        if batch_sizes is not None:  # which do not tell B to whom may not look at their values
+            h_0 = torch.zeros(num_layers * D, B, P, dtype=dtype, device=device)
+            if cell == "lstm":
+                # One block of zeros serves as both, since nothing writes to it.
+                c_0 = h_0 if P == H else h_0.new_zeros(num_layers * D, B, H)
     else:
         tuple_of = "hidden[0]" if c_0 is not None else "hidden"
         h_0 = _check_state(h_0, (num_layers * D, B, P), tuple_of, w_ih)
@@ -326,13 +345,13 @@ def _forward(
         h_0,
         c_0,
         weights,
-        cell=cell,
-        num_layers=num_layers,
-        bidirectional=bidirectional,
-        lengths=lengths,
-        batch_sizes=batch_sizes,
-        resets=resets,
-        dropout_mask=dropout_mask,
+        cell,
+        num_layers,
+        bidirectional,
+        lengths,
+        batch_sizes,
+        resets,
+        dropout_mask,
     )
 
     if isinstance(input, PackedSequence):
@@ -343,6 +362,27 @@ def _forward(
     if single:
         return y.squeeze(1), h_n.squeeze(1), None if c_n is None else c_n.squeeze(1)
     return y.transpose(0, 1) if batch_first else y, h_n, c_n
+
+
+def _unchecked(
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    cell: str,
+    num_layers: int,
+    bidirectional: bool,
+) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """What the operator answers; None if it refuses.
+
+    It checks whatever it reads, at a tenth of the price that the checks here have, but in its own
+    words and without regard to autocast.  So the usual call does without the checks here, and a
+    call that was refused goes through them to learn why.
+    """
+    try:
+        return ops.rnn(x, h_0, c_0, weights, cell, num_layers, bidirectional)
+    except (RuntimeError, TypeError, AttributeError):  # the last if something is no tensor
+        return None
 
 
 def _name(cell: str) -> str:

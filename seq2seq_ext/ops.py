@@ -11,34 +11,43 @@ output features of a cell (H, or the projection's), L layers, D directions, G ga
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.overrides import has_torch_function
 
 from seq2seq_ext import (
     _C,  # noqa: F401 - importing it registers the operators
     reference,
 )
 
-__all__ = ["rnn"]
+__all__ = ["rnn", "step"]
 
+# In the order of the operators' numbers for them, which is that of Cell in csrc/cpu/kernels.h.
+CELLS = ("lstm", "gru", "gru_reset_before", "rnn_tanh", "rnn_relu")
+_NUMBER = {name: number for number, name in enumerate(CELLS)}
+_LSTM = _NUMBER["lstm"]
+_GATES = (4, 3, 3, 1, 1)
 # Values that backward keeps per hidden unit and step, as reserve_slots() in csrc/cpu/kernels.h, and
 # the number of units that a row of them is padded to.
-_RESERVE_SLOTS = {"lstm": 5, "gru": 4, "gru_reset_before": 3, "rnn_tanh": 0, "rnn_relu": 0}
+_RESERVE_SLOTS = (5, 4, 3, 0, 0)
 _UNIT_PADDING = 16
+
+_rnn = torch.ops.seq2seq_ext.rnn.default
+_rnn_backward = torch.ops.seq2seq_ext.rnn_backward.default
+_below_autograd = torch._C._AutoDispatchBelowAutograd
 
 
 def rnn(
     x: Tensor,
-    h_0: Tensor,
+    h_0: Tensor | None,
     c_0: Tensor | None,
     weights: Sequence[Tensor],
-    *,
     cell: str,
-    num_layers: int,
-    bidirectional: bool,
+    num_layers: int = 1,
+    bidirectional: bool = False,
     lengths: Tensor | None = None,
     batch_sizes: Tensor | None = None,
     resets: Tensor | None = None,
@@ -48,8 +57,9 @@ def rnn(
 
     Args:
         x: float32 or float64 (T, B, I) of any strides; with ``batch_sizes``, (N, I).
-        h_0: (L*D, B, P), in the dtype of ``x`` as all that follows.
-        c_0: (L*D, B, H) for ``"lstm"``, else None.
+        h_0: (L*D, B, P), in the dtype of ``x`` as all that follows. None stands for zeros, except
+            beside ``batch_sizes``.
+        c_0: (L*D, B, H) for ``"lstm"``, None where ``h_0`` is; None for every other cell.
         weights: per layer and direction ``w_ih`` (G*H, I or D*P), ``w_hh`` (G*H, P), then ``b_ih``
             and ``b_hh`` (G*H,) or neither, then ``w_hr`` (P, H) for an LSTM with projection.
         cell: ``"lstm"``, ``"gru"``, ``"gru_reset_before"``, ``"rnn_tanh"`` or ``"rnn_relu"``.
@@ -68,46 +78,98 @@ def rnn(
         RuntimeError: naming the argument whose rank, size, dtype, device or value is wrong.
 
     >>> weights = [torch.zeros(8, 3), torch.zeros(8, 2)]
-    >>> x, state = torch.ones(5, 4, 3), torch.zeros(1, 4, 2)
-    >>> y, h_n, c_n = rnn(x, state, state, weights, cell="lstm", num_layers=1, bidirectional=False)
-    >>> y.shape
-    torch.Size([5, 4, 2])
+    >>> y, h_n, c_n = rnn(torch.ones(5, 4, 3), None, None, weights, "lstm")
+    >>> y.shape, h_n.shape, c_n.shape
+    (torch.Size([5, 4, 2]), torch.Size([1, 4, 2]), torch.Size([1, 4, 2]))
     """
-    y, h_n, c_n, _ = torch.ops.seq2seq_ext.rnn.default(
-        x,
-        h_0,
-        c_0,
-        weights,
-        lengths,
-        batch_sizes,
-        resets,
-        dropout_mask,
-        cell,
-        num_layers,
-        bidirectional,
-        _needs_grad((x, h_0, c_0, *weights)),
-    )
+    sequence: tuple[Tensor | None, ...] = ()
+    if not (lengths is batch_sizes is resets is dropout_mask is None):
+        sequence = (lengths, batch_sizes, resets, dropout_mask)
+    options = (_NUMBER[cell], num_layers, bidirectional)
+    y, h_n, c_n, _ = _call(x, h_0, c_0, weights, options, sequence)
     return y, h_n, c_n if cell == "lstm" else None
 
 
-def _sizes(
+def step(
+    x: Tensor, h: Tensor | None, c: Tensor | None, weights: Sequence[Tensor], cell: str
+) -> tuple[Tensor, Tensor | None]:
+    """Take one step of one layer: what a cell does.
+
+    Args:
+        x: float32 or float64 (B, I) of any strides.
+        h: (B, P), in the dtype of ``x`` as all that follows; None stands for zeros.
+        c: (B, H) for ``"lstm"``, None where ``h`` is; None for every other cell.
+        weights: as for :func:`rnn`, of one layer and direction.
+        cell: as for :func:`rnn`.
+
+    Returns:
+        ``h`` (B, P) after the step, and ``c`` (B, H) or None.
+
+    Raises:
+        RuntimeError: as :func:`rnn`.
+
+    >>> h, c = step(torch.ones(4, 3), None, None, [torch.zeros(8, 3), torch.zeros(8, 2)], "lstm")
+    >>> h.shape, c.shape
+    (torch.Size([4, 2]), torch.Size([4, 2]))
+    """
+    h, _, c, _ = _call(x, h, c, weights, (_NUMBER[cell], 1, False), ())
+    return h, c if cell == "lstm" else None
+
+
+def _call(
     x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
     weights: Sequence[Tensor],
-    cell: str,
-    num_layers: int,
-    bidirectional: bool,
-) -> tuple[int, int]:
-    """H, and the elements of the reserve."""
+    options: tuple[int, ...],
+    sequence: tuple[Tensor | None, ...],
+) -> tuple[Tensor, ...]:
+    """All outputs of the operator, by one of three ways.
+
+    Through the dispatcher from the top, where it is one node to every mode of torch: the way of
+    compilers, tracers, function transforms and tensor subclasses.  The other two begin below
+    autograd, whose kernel in Python has the dispatcher turn each argument and result from C++ to
+    Python and back; for a small layer that takes as long as the layer.
+    """
+    save = torch.is_grad_enabled() and _require_grad(x, h_0, c_0, weights)
+    if (
+        torch.compiler.is_compiling()
+        or torch.is_inference_mode_enabled()  # autograd is out of the way already
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._is_tracing()
+        or has_torch_function((x, h_0, c_0, *weights))
+    ):
+        return cast("tuple[Tensor, ...]", _rnn(x, h_0, c_0, weights, *options, save, *sequence))
+    if save:
+        return _apply(x, h_0, c_0, options, True, sequence, *weights)
+    with _below_autograd():
+        return cast("tuple[Tensor, ...]", _rnn(x, h_0, c_0, weights, *options, False, *sequence))
+
+
+def _require_grad(x: Tensor, h_0: Tensor | None, c_0: Tensor | None, weights: Any) -> bool:
+    if x.requires_grad or (h_0 is not None and h_0.requires_grad):
+        return True
+    for weight in weights:  # a plain loop: any() of a generator takes longer
+        if weight.requires_grad:
+            return True
+    return c_0 is not None and c_0.requires_grad
+
+
+def _sizes(
+    x: Tensor, weights: Sequence[Tensor], cell: int, num_layers: int, bidirectional: bool
+) -> tuple[int, int, int]:
+    """H, P and the elements of the reserve."""
     steps = x.size(0) if x.dim() == 2 else x.size(0) * x.size(1)
-    gates = {"lstm": 4, "gru": 3, "gru_reset_before": 3}.get(cell, 1)
     D = 2 if bidirectional else 1
-    H, P = weights[0].size(0) // gates, weights[1].size(1)
+    H, P = weights[0].size(0) // _GATES[cell], weights[1].size(1)
     padded = (H + _UNIT_PADDING - 1) // _UNIT_PADDING * _UNIT_PADDING
     reserve = num_layers * D * steps * _RESERVE_SLOTS[cell] * padded
-    return H, reserve + (num_layers - 1) * steps * D * P
+    return H, P, reserve + (num_layers - 1) * steps * D * P
 
 
-def _check_devices(x: Tensor, h_0: Tensor, c_0: Tensor | None, weights: Sequence[Tensor]) -> None:
+def _check_devices(
+    x: Tensor, h_0: Tensor | None, c_0: Tensor | None, weights: Sequence[Tensor]
+) -> None:
     """A single meta tensor brings a call here, and must not take real ones with it."""
     for name, tensor in (
         ("h_0", h_0),
@@ -121,26 +183,28 @@ def _check_devices(x: Tensor, h_0: Tensor, c_0: Tensor | None, weights: Sequence
 @torch.library.register_fake("seq2seq_ext::rnn")  # type: ignore[untyped-decorator]
 def _rnn_fake(
     x: Tensor,
-    h_0: Tensor,
+    h_0: Tensor | None,
     c_0: Tensor | None,
     weights: Sequence[Tensor],
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    resets: Tensor | None,
-    dropout_mask: Tensor | None,
-    cell: str,
-    num_layers: int,
-    bidirectional: bool,
-    save: bool,
+    cell: int,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    save: bool = False,
+    lengths: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
+    resets: Tensor | None = None,
+    dropout_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     _check_devices(x, h_0, c_0, weights)
-    H, reserve = _sizes(x, weights, cell, num_layers, bidirectional)
+    H, P, reserve = _sizes(x, weights, cell, num_layers, bidirectional)
     D = 2 if bidirectional else 1
-    B, P = h_0.size(1), h_0.size(2)
+    one_step = x.dim() == 2 and batch_sizes is None
+    B = x.size(-2) if h_0 is None else h_0.size(-2)
+    rows = (B,) if one_step else (num_layers * D, B)
     return (
         x.new_empty((*x.shape[:-1], D * P)),
-        x.new_empty((num_layers * D, B, P)),
-        x.new_empty((num_layers * D, B, H) if cell == "lstm" else (0,)),
+        x.new_empty((0,) if one_step else (*rows, P)),
+        x.new_empty((*rows, H) if cell == _LSTM else (0,)),
         x.new_empty((reserve if save else 0,)),
     )
 
@@ -151,26 +215,27 @@ def _rnn_backward_fake(
     d_h_n: Tensor | None,
     d_c_n: Tensor | None,
     x: Tensor,
-    h_0: Tensor,
+    h_0: Tensor | None,
     c_0: Tensor | None,
     weights: Sequence[Tensor],
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    resets: Tensor | None,
-    dropout_mask: Tensor | None,
     y: Tensor,
     reserve: Tensor,
-    cell: str,
+    cell: int,
     num_layers: int,
     bidirectional: bool,
     input_grad: bool,
+    state_grad: bool,
     weight_grad: bool,
+    lengths: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
+    resets: Tensor | None = None,
+    dropout_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     _check_devices(x, h_0, c_0, weights)
     return (
         x.new_empty(x.shape if input_grad else (0,)),
-        x.new_empty(h_0.shape),
-        x.new_empty((0,) if c_0 is None else c_0.shape),
+        x.new_empty((0,) if h_0 is None or not state_grad else h_0.shape),
+        x.new_empty((0,) if c_0 is None or not state_grad else c_0.shape),
         [x.new_empty(weight.shape) for weight in weights] if weight_grad else [],
     )
 
@@ -180,10 +245,6 @@ def _rnn_backward_fake(
 # the whole forward pass of a small layer.
 
 
-def _needs_grad(tensors: Iterable[Tensor | None]) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-
-
 class _Rnn(torch.autograd.Function):
     """``rnn`` with its gradient; weights come last, as autograd wants tensors one by one."""
 
@@ -191,21 +252,20 @@ class _Rnn(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        h_0: Tensor,
+        h_0: Tensor | None,
         c_0: Tensor | None,
-        sequence: tuple[Tensor | None, ...],
         options: tuple[Any, ...],
         save: bool,
+        sequence: tuple[Tensor | None, ...],
         *weights: Tensor,
     ) -> tuple[Tensor, ...]:
-        with torch._C._AutoDispatchBelowAutograd():
-            y, h_n, c_n, reserve = torch.ops.seq2seq_ext.rnn.default(
-                x, h_0, c_0, weights, *sequence, *options, save
-            )
-        ctx.options, ctx.save = options, save
+        with _below_autograd():
+            y, h_n, c_n, reserve = _rnn(x, h_0, c_0, weights, *options, save, *sequence)
+        ctx.options, ctx.save, ctx.parts = options, save, len(sequence)
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*([reserve] if c_0 is not None else [c_n, reserve]))
-        ctx.save_for_backward(x, h_0, c_0, *sequence, y, reserve, *weights)
+        empty = [t for t in (h_n, c_n) if t.dim() == 1]
+        ctx.mark_non_differentiable(*empty, reserve)
+        ctx.save_for_backward(x, h_0, c_0, y, reserve, *sequence, *weights)
         return y, h_n, c_n, reserve
 
     @staticmethod
@@ -220,9 +280,9 @@ class _Rnn(torch.autograd.Function):
                 "save: expected True for a call of seq2seq_ext::rnn that is to be differentiated, "
                 "got False"
             )
-        x, h_0, c_0, *rest = ctx.saved_tensors
-        sequence, (y, reserve), weights = rest[:4], rest[4:6], rest[6:]
-        d_x, d_h_0, d_c_0, d_weights = torch.ops.seq2seq_ext.rnn_backward.default(
+        x, h_0, c_0, y, reserve, *rest = ctx.saved_tensors
+        sequence, weights = rest[: ctx.parts], rest[ctx.parts :]
+        arguments = (
             d_y,
             d_h_n,
             d_c_n,
@@ -230,13 +290,19 @@ class _Rnn(torch.autograd.Function):
             h_0,
             c_0,
             weights,
-            *sequence,
             y,
             reserve,
             *ctx.options,
             wanted[0],
+            wanted[1] or wanted[2],
             any(wanted[6:]),
+            *sequence,
         )
+        if torch.is_grad_enabled():  # a second derivative is to be taken
+            d_x, d_h_0, d_c_0, d_weights = _rnn_backward(*arguments)
+        else:
+            with _below_autograd():
+                d_x, d_h_0, d_c_0, d_weights = _rnn_backward(*arguments)
         return (
             d_x if wanted[0] else None,
             d_h_0 if wanted[1] else None,
@@ -248,23 +314,29 @@ class _Rnn(torch.autograd.Function):
         )
 
 
+# What _Rnn.apply comes to where no function transform is active.
+_apply: Callable[..., tuple[Tensor, ...]] = super(torch.autograd.Function, _Rnn).apply
+
+
 def _rnn_autograd(
     x: Tensor,
-    h_0: Tensor,
+    h_0: Tensor | None,
     c_0: Tensor | None,
     weights: Sequence[Tensor],
-    *rest: Any,
+    cell: int,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    save: bool = False,
+    *sequence: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    if _needs_grad((x, h_0, c_0, *weights)):
+    options = (cell, num_layers, bidirectional)
+    if torch.is_grad_enabled() and _require_grad(x, h_0, c_0, weights):
         output: tuple[Tensor, ...] = _Rnn.apply(  # type: ignore[no-untyped-call]
-            x, h_0, c_0, rest[:4], rest[4:7], rest[7], *weights
+            x, h_0, c_0, options, save, sequence, *weights
         )
         return output
-    with torch._C._AutoDispatchBelowAutograd():
-        return cast(
-            "tuple[Tensor, ...]",
-            torch.ops.seq2seq_ext.rnn.default(x, h_0, c_0, weights, *rest),
-        )
+    with _below_autograd():
+        return cast("tuple[Tensor, ...]", _rnn(x, h_0, c_0, weights, *options, save, *sequence))
 
 
 class _RnnBackward(torch.autograd.Function):
@@ -277,19 +349,19 @@ class _RnnBackward(torch.autograd.Function):
         d_h_n: Tensor | None,
         d_c_n: Tensor | None,
         x: Tensor,
-        h_0: Tensor,
+        h_0: Tensor | None,
         c_0: Tensor | None,
-        sequence: tuple[Tensor | None, ...],
         saved: tuple[Any, ...],
+        sequence: tuple[Tensor | None, ...],
         *weights: Tensor,
     ) -> tuple[Tensor, ...]:
-        with torch._C._AutoDispatchBelowAutograd():
-            d_x, d_h_0, d_c_0, d_weights = torch.ops.seq2seq_ext.rnn_backward.default(
-                d_y, d_h_n, d_c_n, x, h_0, c_0, weights, *sequence, *saved
+        with _below_autograd():
+            d_x, d_h_0, d_c_0, d_weights = _rnn_backward(
+                d_y, d_h_n, d_c_n, x, h_0, c_0, weights, *saved, *sequence
             )
         # y and the reserve are functions of the other inputs, through which the reference
         # computes them anew: no gradient flows into them.
-        ctx.cell, ctx.num_layers, ctx.bidirectional = saved[2:5]
+        ctx.options, ctx.parts = saved[2:5], len(sequence)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(d_y, d_h_n, d_c_n, x, h_0, c_0, *sequence, *weights)
         return d_x, d_h_0, d_c_0, *d_weights
@@ -297,7 +369,7 @@ class _RnnBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *seeds: Tensor | None) -> tuple[Any, ...]:
         d_y, d_h_n, d_c_n, x, h_0, c_0, *rest = ctx.saved_tensors
-        lengths, batch_sizes, resets, dropout_mask, *weights = rest
+        sequence, weights = rest[: ctx.parts], rest[ctx.parts :]
 
         def leaf(tensor: Tensor) -> Tensor:
             # A view keeps what leads up to the tensor, for still higher derivatives.
@@ -309,19 +381,7 @@ class _RnnBackward(torch.autograd.Function):
         with torch.enable_grad():
             states = [leaf(t) for t in (x, h_0, c_0) if t is not None]
             inputs = states + [leaf(weight) for weight in weights]
-            outputs = reference.rnn(
-                inputs[0],
-                inputs[1],
-                None if c_0 is None else inputs[2],
-                inputs[len(states) :],
-                cell=ctx.cell,
-                num_layers=ctx.num_layers,
-                bidirectional=ctx.bidirectional,
-                lengths=lengths,
-                batch_sizes=batch_sizes,
-                resets=resets,
-                dropout_mask=dropout_mask,
-            )
+            outputs = _reference(states, inputs[len(states) :], *ctx.options, *sequence)
             cotangents = [None if d is None else leaf(d) for d in (d_y, d_h_n, d_c_n)]
             pairs = [
                 (out, d)
@@ -335,8 +395,8 @@ class _RnnBackward(torch.autograd.Function):
                 create_graph=True,
                 allow_unused=True,
             )
-            # What rnn_backward answers and a seed each: d_c_0 only where there is a c_0, the
-            # weights' only where they were asked for.
+            # What rnn_backward answers and a seed each: those of the states only where there are
+            # states, the weights' only where they were asked for.
             given = list(seeds[: len(states)])
             given += list(seeds[3:]) or [None] * len(weights)
             chosen = [
@@ -356,8 +416,47 @@ class _RnnBackward(torch.autograd.Function):
                 )
         found = iter(second[len(inputs) :])
         of_cotangents = [None if d is None else next(found) for d in cotangents]
-        of_states = [*second[: len(states)], *([None] if c_0 is None else [])]
+        of_states = [*second[: len(states)], *([None] * (3 - len(states)))]
         return (*of_cotangents, *of_states, None, None, *second[len(states) : len(inputs)])
+
+
+def _reference(
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    cell: int,
+    num_layers: int,
+    bidirectional: bool,
+    lengths: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
+    resets: Tensor | None = None,
+    dropout_mask: Tensor | None = None,
+) -> tuple[Tensor | None, ...]:
+    """``(y, h_n, c_n)`` of the operator in plain torch; ``states`` are x, h_0 and c_0 if given."""
+    one_step = states[0].dim() == 2 and batch_sizes is None
+    if one_step:
+        states = [t.unsqueeze(0) for t in states]
+    x, *given = states
+    if not given:
+        rows = (num_layers * (2 if bidirectional else 1), x.size(1))
+        given = [x.new_zeros(*rows, weights[1].size(1))]
+        if cell == _LSTM:
+            given.append(x.new_zeros(*rows, weights[0].size(0) // _GATES[cell]))
+    y, h_n, c_n = reference.rnn(
+        x,
+        given[0],
+        given[1] if cell == _LSTM else None,
+        weights,
+        cell=CELLS[cell],
+        num_layers=num_layers,
+        bidirectional=bidirectional,
+        lengths=lengths,
+        batch_sizes=batch_sizes,
+        resets=resets,
+        dropout_mask=dropout_mask,
+    )
+    if one_step:
+        return y.squeeze(0), None, None if c_n is None else c_n.squeeze(0)
+    return y, h_n, c_n
 
 
 def _rnn_backward_autograd(
@@ -365,22 +464,21 @@ def _rnn_backward_autograd(
     d_h_n: Tensor | None,
     d_c_n: Tensor | None,
     x: Tensor,
-    h_0: Tensor,
+    h_0: Tensor | None,
     c_0: Tensor | None,
     weights: Sequence[Tensor],
     *rest: Any,
 ) -> tuple[Any, ...]:
-    if _needs_grad((d_y, d_h_n, d_c_n, x, h_0, c_0, *weights)):
+    tensors = (d_y, d_h_n, d_c_n, x, h_0, c_0, *weights)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        # Eight arguments up to weight_grad, then what there is of the sequence.
         d_x, d_h_0, d_c_0, *d_weights = _RnnBackward.apply(  # type: ignore[no-untyped-call]
-            d_y, d_h_n, d_c_n, x, h_0, c_0, rest[:4], rest[4:], *weights
+            d_y, d_h_n, d_c_n, x, h_0, c_0, rest[:8], rest[8:], *weights
         )
         return d_x, d_h_0, d_c_0, d_weights
-    with torch._C._AutoDispatchBelowAutograd():
+    with _below_autograd():
         return cast(
-            "tuple[Any, ...]",
-            torch.ops.seq2seq_ext.rnn_backward.default(
-                d_y, d_h_n, d_c_n, x, h_0, c_0, weights, *rest
-            ),
+            "tuple[Any, ...]", _rnn_backward(d_y, d_h_n, d_c_n, x, h_0, c_0, weights, *rest)
         )
 
 

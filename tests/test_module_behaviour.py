@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import DataLoader, Dataset
 
 import seq2seq_ext.nn as fused
+from seq2seq_ext import ops
 
 both_kinds = pytest.mark.parametrize(("ours", "theirs"), LAYERS, ids=LAYER_IDS)
 each_cell = pytest.mark.parametrize("cell", NAMES)
@@ -642,14 +643,14 @@ def test_operator_passes_opcheck(cell: str) -> None:
             hx[0],
             hx[1] if len(hx) == 2 else None,
             list(layer.parameters()),
+            ops.CELLS.index(cell),
+            2,
+            True,
+            True,
             options.get("lengths"),
             None,
             options.get("resets"),
             None,
-            cell,
-            2,
-            True,
-            True,
         )
         checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
         if "lengths" not in options:

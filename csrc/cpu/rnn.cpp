@@ -1,353 +1,84 @@
-// The operators on CPU tensors: checks every argument, brings the batch into compact order
-// (kernels.h), allocates, and calls the kernels on torch's threads. No kernel runs, and no memory
-// is written, before all checks have passed.
+// The operators on CPU tensors: checks every argument (arguments.h), allocates, and calls the
+// kernels on torch's threads (team_run.h). No kernel runs, and no memory is written, before all
+// checks have passed.
 
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
-#include <numeric>
-#include <optional>
-#include <sstream>
+#include <new>
 #include <stdexcept>
-#include <string>
-#include <tuple>
+#include <type_traits>
 #include <vector>
 
+#include "arguments.h"
 #include "dispatch.h"
 #include "kernels.h"
 #include "plan.h"
+#include "scratch.h"
 #include "team_run.h"
+#include "tensors.h"
 
 namespace seq2seq_ext {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using Shape = std::vector<int64_t>;
+// ---- what the kernels read ------------------------------------------------------------------
 
-// ---- checks ---------------------------------------------------------------------------------
-
-// Becomes a RuntimeError in Python. Unlike STD_TORCH_CHECK it does not put this file's name before
-// what a user is to read.
-template <typename... Parts>
-void require(bool condition, const Parts&... parts) {
-  if (condition) return;
-  std::ostringstream message;
-  (message << ... << parts);
-  throw std::runtime_error(message.str());
-}
-
-std::string to_string(const Shape& shape) {
-  std::string text = "(";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  return text + ")";
-}
-
-Shape shape_of(const Tensor& tensor) {
-  const auto sizes = tensor.sizes();
-  return Shape(sizes.begin(), sizes.end());
-}
-
-void check_shape(const std::string& name, const Tensor& tensor, const Shape& expected) {
-  require(shape_of(tensor) == expected, name, ": expected shape ", to_string(expected), ", got ",
-          to_string(shape_of(tensor)));
-}
-
-void check_cpu(const std::string& name, const Tensor& tensor) {
-  require(tensor.is_cpu(), name, ": expected a CPU tensor, like x");
-}
-
-const char* dtype_name(ScalarType dtype) { return torch::headeronly::toString(dtype); }
-
-void check_dtype(const std::string& name, const Tensor& tensor, ScalarType expected) {
-  require(tensor.scalar_type() == expected, name, ": expected dtype ", dtype_name(expected),
-          ", got ", dtype_name(tensor.scalar_type()));
-}
-
-void check(const std::string& name, const Tensor& tensor, ScalarType dtype, const Shape& shape) {
-  check_cpu(name, tensor);
-  check_dtype(name, tensor, dtype);
-  check_shape(name, tensor, shape);
-}
-
-Cell cell_of(const std::string& name) {
-  if (name == "lstm") return Cell::kLstm;
-  if (name == "gru") return Cell::kGru;
-  if (name == "gru_reset_before") return Cell::kGruResetBefore;
-  if (name == "rnn_tanh") return Cell::kRnnTanh;
-  if (name == "rnn_relu") return Cell::kRnnRelu;
-  throw std::runtime_error(
-      "cell: expected lstm, gru, gru_reset_before, rnn_tanh or rnn_relu, got " + name);
-}
-
-// ---- arguments ------------------------------------------------------------------------------
-
-// A tensor whose features are adjacent; other strides stay as they are.
-Tensor with_adjacent_features(const Tensor& tensor) {
-  const int64_t last = tensor.dim() - 1;
-  return tensor.size(last) <= 1 || tensor.stride(last) == 1 ? tensor
-                                                            : torch::stable::contiguous(tensor);
-}
-
-std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
-  if (!tensor) return std::nullopt;
-  return torch::stable::contiguous(*tensor);
-}
-
-// The arguments that forward and backward share, checked, and the batch in compact order.
-struct Arguments {
-  Cell cell;
-  ScalarType dtype;
-  bool packed;
-  int64_t T, B, I, H, P, L, D, N;
-  int64_t user_rows;  // of x without its features: T*B, or N where packed
-  bool bias, projected;
-  Tensor x, h_0;
-  std::optional<Tensor> c_0, dropout_mask;
-  std::vector<Tensor> weights;
-
-  // See Sequence. `row` is where the caller has compact row r (t * B + b); empty: at r.
-  std::vector<int64_t> active, offset, source, row;
-  std::vector<int64_t> lengths;  // (B) as given, or empty: all T
-  std::vector<uint8_t> reset;
-
-  Arguments(const Tensor& x, const Tensor& h_0, const std::optional<Tensor>& c_0,
-            const std::vector<Tensor>& weights, const std::optional<Tensor>& lengths,
-            const std::optional<Tensor>& batch_sizes, const std::optional<Tensor>& resets,
-            const std::optional<Tensor>& dropout_mask, const std::string& cell_name,
-            int64_t num_layers, bool bidirectional)
-      : cell(cell_of(cell_name)),
-        dtype(x.scalar_type()),
-        packed(batch_sizes.has_value()),
-        x(x),
-        h_0(h_0) {
-    check_cpu("x", x);
-    require(dtype == ScalarType::Float || dtype == ScalarType::Double,
-            "x: expected dtype Float or Double, got ", dtype_name(dtype));
-    require(x.dim() == (packed ? 2 : 3), "x: expected ",
-            packed ? "2 dimensions (N, I), with batch_sizes" : "3 dimensions (T, B, I)",
-            ", got shape ", to_string(shape_of(x)));
-    require(num_layers > 0, "num_layers: expected at least 1, got ", num_layers);
-    L = num_layers;
-    D = bidirectional ? 2 : 1;
-    I = x.size(x.dim() - 1);
-    check_cpu("h_0", h_0);
-    check_dtype("h_0", h_0, dtype);
-    require(h_0.dim() == 3 && h_0.size(0) == L * D, "h_0: expected shape (", L * D, ", B, P), got ",
-            to_string(shape_of(h_0)));
-    B = h_0.size(1);
-    P = h_0.size(2);
-    require(P > 0, "h_0: expected at least one feature, got shape ", to_string(shape_of(h_0)));
-    take_weights(weights);
-    if (cell == Cell::kLstm) {
-      require(c_0.has_value(), "c_0: expected a tensor for the cell lstm, got None");
-      check("c_0", *c_0, dtype, {L * D, B, H});
-    } else {
-      require(!c_0.has_value(), "c_0: expected None for the cell ", cell_name, ", got a tensor");
-    }
-    if (packed) {
-      require(!lengths.has_value(), "lengths: expected None beside batch_sizes");
-      take_batch_sizes(*batch_sizes);
-    } else {
-      T = x.size(0);
-      require(x.size(1) == B, "x: expected batch size ", B, " as h_0 has, got shape ",
-              to_string(shape_of(x)));
-      if (lengths) take_lengths(*lengths);
-      if (this->lengths.empty()) take_dense();
-    }
-    user_rows = packed ? N : T * B;
-    if (resets) take_resets(*resets);
-    if (dropout_mask) {
-      check("dropout_mask", *dropout_mask, dtype,
-            packed ? Shape{L - 1, N, D * P} : Shape{L - 1, T, B, D * P});
-    }
-    this->x = with_adjacent_features(x);
-    this->h_0 = torch::stable::contiguous(h_0);
-    this->c_0 = contiguous(c_0);
-    this->dropout_mask = contiguous(dropout_mask);
-  }
-
-  Sequence sequence() const {
-    return {T,
-            B,
-            N,
-            active.data(),
-            offset.data(),
-            source.empty() ? nullptr : source.data(),
-            reset.empty() ? nullptr : reset.data()};
-  }
-
-  Plan plan(bool backward, int vector_bytes) const {
-    const Problem problem{cell,        backward, false, T, B, N,
-                          I,           H,        P,     L, D, dtype == ScalarType::Float ? 4u : 8u,
-                          vector_bytes};
-    return make_plan(problem, static_cast<int>(torch::stable::get_num_threads()));
-  }
-
- private:
-  void take_weights(const std::vector<Tensor>& given) {
-    const int64_t layers = L * D;
-    const int64_t each = static_cast<int64_t>(given.size()) / layers;
-    require(each * layers == static_cast<int64_t>(given.size()) && each >= 2 && each <= 5,
-            "weights: expected 2 to 5 tensors for each of ", layers, " layers and directions, got ",
-            given.size());
-    bias = each >= 4;
-    projected = each == 3 || each == 5;
-    require(!projected || cell == Cell::kLstm,
-            "weights: expected 2 or 4 tensors per layer and direction, got ", each,
-            "; only the cell lstm has projections");
-    require(given[0].dim() == 2 && given[0].size(0) % num_gates(cell) == 0 && given[0].size(0) > 0,
-            "weights[0]: expected shape (", num_gates(cell), " * H, I), got ",
-            to_string(shape_of(given[0])));
-    H = given[0].size(0) / num_gates(cell);
-    require(projected || P == H, "h_0: expected ", H,
-            " features as the weights have units, got shape ", to_string(shape_of(h_0)));
-    const int64_t rows = num_gates(cell) * H;
-    for (int64_t i = 0; i < layers * each; ++i) {
-      const int64_t layer = i / each / D, role = i % each;
-      const Shape expected = role == 0          ? Shape{rows, layer == 0 ? I : D * P}
-                             : role == 1        ? Shape{rows, P}
-                             : bias && role < 4 ? Shape{rows}
-                                                : Shape{P, H};
-      check("weights[" + std::to_string(i) + "]", given[i], dtype, expected);
-      weights.push_back(torch::stable::contiguous(given[i]));
-    }
-  }
-
-  // Fills the tables from active.
-  void finish_sequence() {
-    offset.resize(T);
-    N = 0;
-    for (int64_t t = 0; t < T; ++t) {
-      offset[t] = N;
-      N += active[t];
-    }
-  }
-
-  void take_dense() {
-    active.assign(T, B);
-    finish_sequence();
-  }
-
-  void take_batch_sizes(const Tensor& given) {
-    check_cpu("batch_sizes", given);
-    check_dtype("batch_sizes", given, ScalarType::Long);
-    require(given.dim() == 1, "batch_sizes: expected 1 dimension, got shape ",
-            to_string(shape_of(given)));
-    const Tensor sizes = torch::stable::contiguous(given);
-    const int64_t* size = sizes.const_data_ptr<int64_t>();
-    T = sizes.numel();
-    for (int64_t t = 0; t < T; ++t) {
-      require(size[t] >= 0 && size[t] <= (t == 0 ? B : size[t - 1]),
-              "batch_sizes: expected sizes from the batch size ", B,
-              " on that never increase, got ", size[t], " at step ", t);
-    }
-    active.assign(size, size + T);
-    finish_sequence();
-    require(N == x.size(0), "batch_sizes: expected a sum of ", x.size(0), " as x has rows, got ",
-            N);
-  }
-
-  void take_lengths(const Tensor& given) {
-    check("lengths", given, ScalarType::Long, {B});
-    const Tensor values = torch::stable::contiguous(given);
-    const int64_t* length = values.const_data_ptr<int64_t>();
-    for (int64_t b = 0; b < B; ++b) {
-      require(length[b] >= 0 && length[b] <= T, "lengths: expected values from 0 to ", T,
-              " (the steps of x), got ", length[b], " in row ", b);
-    }
-    if (std::all_of(length, length + B, [&](int64_t n) { return n == T; })) return;
-    lengths.assign(length, length + B);
-    source.resize(B);
-    std::iota(source.begin(), source.end(), 0);
-    std::stable_sort(source.begin(), source.end(),
-                     [&](int64_t a, int64_t b) { return length[a] > length[b]; });
-    active.resize(T);
-    for (int64_t t = 0, b = B; t < T; ++t) {
-      while (b > 0 && length[source[b - 1]] <= t) --b;
-      active[t] = b;
-    }
-    finish_sequence();
-    row.reserve(N);
-    for (int64_t t = 0; t < T; ++t)
-      for (int64_t b = 0; b < active[t]; ++b) row.push_back(t * B + source[b]);
-  }
-
-  void take_resets(const Tensor& given) {
-    check("resets", given, ScalarType::Bool, packed ? Shape{N} : Shape{T, B});
-    const Tensor values = torch::stable::contiguous(given);
-    const uint8_t* value = static_cast<const uint8_t*>(values.const_data_ptr());
-    reset.resize(N);
-    bool any = false;
-    for (int64_t r = 0; r < N; ++r) {
-      reset[r] = value[row.empty() ? r : row[r]] != 0;
-      any = any || reset[r];
-    }
-    if (!any) reset.clear();
-  }
-};
-
-// Where compact rows lie in a tensor shaped like x, with any strides but adjacent features. The
-// table is made only where no single stride does.
+// Where compact rows lie in a dense tensor (T, B, features) with these strides. A table is made
+// only where no single stride does.
 template <typename T>
-Rows<T> rows_of(const Arguments& a, T* base, const Tensor& tensor, std::vector<int64_t>& table) {
-  if (a.packed) return {base, nullptr, tensor.stride(0)};
-  const int64_t time = tensor.stride(0), batch = tensor.stride(1);
-  if (a.row.empty()) {
+Rows<T> dense_rows(const Arguments& a, Scratch::Frame& frame, T* base, int64_t time,
+                   int64_t batch) {
+  if (a.row == nullptr) {
     if (a.T <= 1 || time == a.B * batch) return {base, nullptr, batch};
     if (a.B <= 1) return {base, nullptr, time};
   }
-  table.resize(a.N);
-  for (int64_t t = 0; t < a.T; ++t) {
-    for (int64_t b = 0; b < a.active[t]; ++b) {
-      const int64_t source = a.source.empty() ? b : a.source[b];
-      table[a.offset[t] + b] = t * time + source * batch;
-    }
-  }
-  return {base, table.data(), 0};
+  int64_t* table = frame.take<int64_t>(a.N);
+  for (int64_t t = 0, r = 0; t < a.T; ++t)
+    for (int64_t b = 0; b < a.active[t]; ++b)
+      table[r++] = t * time + (a.source ? a.source[b] : b) * batch;
+  return {base, table, 0};
+}
+
+// The same in a tensor shaped like x, with any strides but adjacent features.
+template <typename T>
+Rows<T> rows_of(const Arguments& a, Scratch::Frame& frame, T* base, const View& view) {
+  if (a.form != Form::kDense) return {base, nullptr, view.stride[0]};
+  return dense_rows(a, frame, base, view.stride[0], view.stride[1]);
+}
+
+// The same in a contiguous one.
+template <typename T>
+Rows<T> new_rows(const Arguments& a, Scratch::Frame& frame, T* base, int64_t features) {
+  if (a.form != Form::kDense) return {base, nullptr, features};
+  return dense_rows(a, frame, base, a.B * features, features);
 }
 
 // Zeros in the rows of a contiguous tensor (T, B, features) that lie behind the end of a sequence.
 template <typename T>
 void zero_padding(const Arguments& a, T* base, int64_t features) {
-  for (int64_t b = 0; b < static_cast<int64_t>(a.lengths.size()); ++b)
-    for (int64_t t = a.lengths[b]; t < a.T; ++t) {
-      T* row = base + (t * a.B + b) * features;
-      std::fill(row, row + features, T(0));
-    }
+  if (a.lengths == nullptr) return;
+  for (int64_t b = 0; b < a.B; ++b)
+    for (int64_t t = a.lengths[b]; t < a.T; ++t)
+      std::fill_n(base + (t * a.B + b) * features, features, T(0));
 }
 
-template <typename T>
-std::vector<Weights<T>> weight_pointers(const Arguments& a, const std::vector<Tensor>& tensors) {
-  const int64_t each = 2 + (a.bias ? 2 : 0) + (a.projected ? 1 : 0);
-  std::vector<Weights<T>> pointers;
+// Pointers to weights or their gradients, from as many for each layer and direction as there are
+// roles.
+template <typename T, typename PointerAt>
+const Weights<T>* weight_pointers(const Arguments& a, Scratch::Frame& frame, const PointerAt& at) {
+  Weights<T>* pointers = frame.take<Weights<T>>(a.L * a.D);
   for (int64_t i = 0; i < a.L * a.D; ++i) {
-    const auto at = [&](int64_t role) {
-      return static_cast<T*>(tensors[i * each + role].data_ptr());
-    };
-    pointers.push_back({at(0), at(1), a.bias ? at(2) : nullptr, a.bias ? at(3) : nullptr,
-                        a.projected ? at(each - 1) : nullptr});
+    const int64_t first = i * a.roles();
+    pointers[i] = {static_cast<T*>(at(first)), static_cast<T*>(at(first + 1)),
+                   a.bias ? static_cast<T*>(at(first + 2)) : nullptr,
+                   a.bias ? static_cast<T*>(at(first + 3)) : nullptr,
+                   a.projected ? static_cast<T*>(at(first + a.roles() - 1)) : nullptr};
   }
   return pointers;
 }
 
 template <typename T>
-T* pointer(const std::optional<Tensor>& tensor) {
-  return tensor ? static_cast<T*>(tensor->data_ptr()) : nullptr;
-}
-
-// What must outlive a Stack: the tables that it points into.
-template <typename T>
-struct StackStorage {
-  std::vector<Weights<const T>> weights;
-  std::vector<int64_t> x_offset, mask_offset, y_offset, d_y_offset, d_x_offset;
-};
-
-template <typename T>
-void fill_stack(const Arguments& a, bool backward, int vector_bytes, StackStorage<T>& storage,
+void fill_stack(const Arguments& a, Scratch::Frame& frame, bool backward, int vector_bytes,
                 Stack<T>& stack) {
   stack.cell = a.cell;
   stack.L = a.L;
@@ -355,152 +86,223 @@ void fill_stack(const Arguments& a, bool backward, int vector_bytes, StackStorag
   stack.I = a.I;
   stack.H = a.H;
   stack.P = a.P;
-  stack.sequence = a.sequence();
-  stack.plan = a.plan(backward, vector_bytes);
-  storage.weights = weight_pointers<const T>(a, a.weights);
-  stack.weights = storage.weights.data();
-  stack.x = rows_of(a, static_cast<const T*>(a.x.const_data_ptr()), a.x, storage.x_offset);
+  stack.sequence = {a.T, a.B, a.N, a.active, a.offset, a.source, a.reset};
+  const Problem problem{a.cell, backward, false, a.T, a.B,       a.N,         a.I,
+                        a.H,    a.P,      a.L,   a.D, sizeof(T), vector_bytes};
+  stack.plan = make_plan(problem, static_cast<int>(torch::stable::get_num_threads()));
+  stack.weights = weight_pointers<const T>(a, frame, [&](int64_t i) { return a.weights[i]; });
+  stack.x = rows_of(a, frame, static_cast<const T*>(a.x.data()), a.x);
   stack.mask_layer = 0;
   if (a.dropout_mask && a.L > 1) {
     const int64_t width = a.D * a.P;
     stack.mask_layer = a.user_rows * width;
-    stack.dropout_mask = {pointer<const T>(a.dropout_mask), nullptr, width};
-    if (!a.row.empty()) {
-      storage.mask_offset.resize(a.N);
-      for (int64_t r = 0; r < a.N; ++r) storage.mask_offset[r] = a.row[r] * width;
-      stack.dropout_mask.offset = storage.mask_offset.data();
-    }
+    stack.dropout_mask = new_rows(a, frame, static_cast<const T*>(a.dropout_mask.data()), width);
   }
-  stack.h_0 = static_cast<const T*>(a.h_0.const_data_ptr());
-  stack.c_0 = pointer<const T>(a.c_0);
+  stack.h_0 = static_cast<const T*>(a.h_0.data());
+  stack.c_0 = static_cast<const T*>(a.c_0.data());
 }
 
-// ---- running --------------------------------------------------------------------------------
+// ---- forward --------------------------------------------------------------------------------
 
-Tensor empty_like_x(const Arguments& a, const Shape& shape) {
-  return torch::stable::new_empty(a.x, {shape.data(), shape.size()});
-}
-
-Shape output_shape(const Arguments& a) {
-  return a.packed ? Shape{a.N, a.D * a.P} : Shape{a.T, a.B, a.D * a.P};
-}
+constexpr Shape kNothing{{0}, 1};
 
 template <typename T>
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Arguments& a, bool save) {
-  const Tensor y = empty_like_x(a, output_shape(a));
-  const Tensor h_n = empty_like_x(a, {a.L * a.D, a.B, a.P});
+T* data(const Handle& tensor) {
+  return static_cast<T*>(data_of(tensor));
+}
+
+struct Outputs {
+  Handle y, h_n, c_n, reserve;
+};
+
+template <typename T>
+Outputs forward(Arguments& a, bool save) {
   const bool lstm = a.cell == Cell::kLstm;
-  const Tensor c_n = empty_like_x(a, lstm ? Shape{a.L * a.D, a.B, a.H} : Shape{0});
-  // One size whatever the lengths, so that it is known without looking into them.
-  const Tensor reserve =
-      empty_like_x(a, {save ? reserve_size(a.cell, a.L, a.D, a.user_rows, a.H, a.P) : int64_t{0}});
+  const bool step = a.form == Form::kStep;
+  // The reserve has one size whatever the lengths, so that it is known without looking into them.
+  Outputs out{empty(a.output_shape(), a.dtype),
+              empty(step ? kNothing : a.state_shape(a.P), a.dtype),
+              empty(lstm ? a.state_shape(a.H) : kNothing, a.dtype),
+              empty(save ? Shape{{a.reserve_elements()}, 1} : kNothing, a.dtype)};
+  Scratch::Frame frame;
+  a.arrange(frame);
   const Kernels& kernels = active_kernels();
-  StackStorage<T> storage;
   Forward<T> call{};
-  fill_stack(a, false, kernels.vector_bytes, storage, call);
-  T* y_base = static_cast<T*>(y.mutable_data_ptr());
-  zero_padding(a, y_base, a.D * a.P);
-  call.y = rows_of(a, y_base, y, storage.y_offset);
-  call.h_n = static_cast<T*>(h_n.mutable_data_ptr());
-  call.c_n = lstm ? static_cast<T*>(c_n.mutable_data_ptr()) : nullptr;
-  call.reserve = save ? static_cast<T*>(reserve.mutable_data_ptr()) : nullptr;
+  fill_stack(a, frame, false, kernels.vector_bytes, call);
+  T* y = data<T>(out.y);
+  zero_padding(a, y, a.D * a.P);
+  call.y = new_rows(a, frame, y, a.D * a.P);
+  call.h_n = step ? y : data<T>(out.h_n);  // the same numbers: written twice, never read
+  call.c_n = lstm ? data<T>(out.c_n) : nullptr;
+  call.reserve = save ? data<T>(out.reserve) : nullptr;
   if constexpr (std::is_same_v<T, float>) {
     run_team(call, kernels.forward_workspace_f32, kernels.forward_f32);
   } else {
     run_team(call, kernels.forward_workspace_f64, kernels.forward_f64);
   }
-  return {y, h_n, c_n, reserve};
+  return out;
+}
+
+// ---- backward -------------------------------------------------------------------------------
+
+// Gradients of outputs; an empty one is zero.
+struct Cotangents {
+  View y, h_n, c_n;
+};
+
+// Which gradients are wanted.
+struct Wanted {
+  bool input, state, weights;
+};
+
+struct Gradients {
+  Handle x, h_0, c_0;
+  std::vector<Handle> weights;
+};
+
+// Memory of a state's gradient: the tensor's, or scratch where nobody wants it.
+template <typename T>
+T* state_gradient(const Arguments& a, Scratch::Frame& frame, bool wanted, const Handle& tensor,
+                  int64_t features) {
+  return wanted ? data<T>(tensor) : frame.take<T>(a.L * a.D * a.B * features);
 }
 
 template <typename T>
-std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
-    const Arguments& a, const std::optional<Tensor>& d_y, const std::optional<Tensor>& d_h_n,
-    const std::optional<Tensor>& d_c_n, const Tensor& y, const Tensor& reserve, bool input_grad,
-    bool weight_grad) {
+Gradients backward(Arguments& a, const Cotangents& d, const View& y, const View& reserve,
+                   const Wanted& wanted) {
   const bool lstm = a.cell == Cell::kLstm;
-  const Tensor d_x = empty_like_x(a, !input_grad ? Shape{0}
-                                     : a.packed  ? Shape{a.N, a.I}
-                                                 : Shape{a.T, a.B, a.I});
-  const Tensor d_h_0 = empty_like_x(a, {a.L * a.D, a.B, a.P});
-  const Tensor d_c_0 = empty_like_x(a, lstm ? Shape{a.L * a.D, a.B, a.H} : Shape{0});
-  std::vector<Tensor> d_weights;
-  if (weight_grad)
-    for (const Tensor& weight : a.weights) d_weights.push_back(empty_like_x(a, shape_of(weight)));
+  const bool input = wanted.input, state = wanted.state && a.h_0;
+  Gradients out{
+      empty(input ? Shape{{a.x.size[0], a.x.size[1], a.x.size[2]}, a.x.dim} : kNothing, a.dtype),
+      empty(state ? a.state_shape(a.P) : kNothing, a.dtype),
+      empty(state && lstm ? a.state_shape(a.H) : kNothing, a.dtype),
+      {}};
+  if (wanted.weights) {
+    out.weights.reserve(a.weights.size());
+    for (int64_t layer = 0; layer < a.L; ++layer)
+      for (int64_t i = 0; i < a.D * a.roles(); ++i)
+        out.weights.push_back(empty(a.weight_shape(layer, i % a.roles()), a.dtype));
+  }
 
+  Scratch::Frame frame;
+  a.arrange(frame);
   const Kernels& kernels = active_kernels();
-  StackStorage<T> storage;
   Backward<T> call{};
-  fill_stack(a, true, kernels.vector_bytes, storage, call);
-  const Tensor outputs = with_adjacent_features(y);
-  call.y = rows_of(a, static_cast<const T*>(outputs.const_data_ptr()), outputs, storage.y_offset);
-  call.reserve = static_cast<const T*>(reserve.const_data_ptr());
-  std::optional<Tensor> d_outputs;
-  if (d_y) {
-    d_outputs = with_adjacent_features(*d_y);
-    call.d_y = rows_of(a, static_cast<const T*>(d_outputs->const_data_ptr()), *d_outputs,
-                       storage.d_y_offset);
+  fill_stack(a, frame, true, kernels.vector_bytes, call);
+  const View outputs = a.with_adjacent_features(y);
+  call.y = rows_of(a, frame, static_cast<const T*>(outputs.data()), outputs);
+  call.reserve = static_cast<const T*>(reserve.data());
+  if (d.y) {
+    const View d_y = a.with_adjacent_features(d.y);
+    call.d_y = rows_of(a, frame, static_cast<const T*>(d_y.data()), d_y);
   }
-  const std::optional<Tensor> d_h = contiguous(d_h_n), d_c = contiguous(d_c_n);
-  call.d_h_n = pointer<const T>(d_h);
-  call.d_c_n = pointer<const T>(d_c);
-  if (input_grad && d_x.numel() > 0) {
-    T* base = static_cast<T*>(d_x.mutable_data_ptr());
-    zero_padding(a, base, a.I);
-    call.d_x = rows_of(a, base, d_x, storage.d_x_offset);
+  call.d_h_n = static_cast<const T*>(a.contiguous(d.h_n).data());
+  call.d_c_n = static_cast<const T*>(a.contiguous(d.c_n).data());
+  if (input && a.x.numel() > 0) {
+    T* d_x = data<T>(out.x);
+    zero_padding(a, d_x, a.I);
+    call.d_x = new_rows(a, frame, d_x, a.I);
   }
-  call.d_h_0 = static_cast<T*>(d_h_0.mutable_data_ptr());
-  call.d_c_0 = lstm ? static_cast<T*>(d_c_0.mutable_data_ptr()) : nullptr;
-  const std::vector<Weights<T>> pointers = weight_grad
-                                               ? weight_pointers<T>(a, d_weights)
-                                               : std::vector<Weights<T>>(a.L * a.D, Weights<T>{});
-  call.d_weights = pointers.data();
+  call.d_h_0 = state_gradient<T>(a, frame, state, out.h_0, a.P);
+  call.d_c_0 = lstm ? state_gradient<T>(a, frame, state, out.c_0, a.H) : nullptr;
+  call.d_weights = weight_pointers<T>(
+      a, frame, [&](int64_t i) { return wanted.weights ? data_of(out.weights[i]) : nullptr; });
   if constexpr (std::is_same_v<T, float>) {
     run_team(call, kernels.backward_workspace_f32, kernels.backward_f32);
   } else {
     run_team(call, kernels.backward_workspace_f64, kernels.backward_f64);
   }
-  return {d_x, d_h_0, d_c_0, d_weights};
+  return out;
 }
 
 // ---- operators ------------------------------------------------------------------------------
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> rnn(Tensor x, Tensor h_0, std::optional<Tensor> c_0,
-                                               std::vector<Tensor> weights,
-                                               std::optional<Tensor> lengths,
-                                               std::optional<Tensor> batch_sizes,
-                                               std::optional<Tensor> resets,
-                                               std::optional<Tensor> dropout_mask, std::string cell,
-                                               int64_t num_layers, bool bidirectional, bool save) {
-  const Arguments a(x, h_0, c_0, weights, lengths, batch_sizes, resets, dropout_mask, cell,
-                    num_layers, bidirectional);
-  return a.dtype == ScalarType::Float ? forward<float>(a, save) : forward<double>(a, save);
+// Boxed by hand: TORCH_BOX would copy every argument once more. The order is that of ops.cpp.
+
+template <typename Body>
+void with_readable_errors(const Body& body) {
+  try {
+    body();
+  } catch (const std::bad_alloc&) {
+    throw std::runtime_error("not enough memory for the call");
+  }
 }
 
-std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> rnn_backward(
-    std::optional<Tensor> d_y, std::optional<Tensor> d_h_n, std::optional<Tensor> d_c_n, Tensor x,
-    Tensor h_0, std::optional<Tensor> c_0, std::vector<Tensor> weights,
-    std::optional<Tensor> lengths, std::optional<Tensor> batch_sizes, std::optional<Tensor> resets,
-    std::optional<Tensor> dropout_mask, Tensor y, Tensor reserve, std::string cell,
-    int64_t num_layers, bool bidirectional, bool input_grad, bool weight_grad) {
-  const Arguments a(x, h_0, c_0, weights, lengths, batch_sizes, resets, dropout_mask, cell,
-                    num_layers, bidirectional);
-  check("y", y, a.dtype, output_shape(a));
-  check("reserve", reserve, a.dtype, {reserve_size(a.cell, a.L, a.D, a.user_rows, a.H, a.P)});
-  if (d_y) check("d_y", *d_y, a.dtype, output_shape(a));
-  if (d_h_n) check("d_h_n", *d_h_n, a.dtype, {a.L * a.D, a.B, a.P});
-  if (d_c_n) {
-    require(a.cell == Cell::kLstm, "d_c_n: expected None for the cell ", cell, ", got a tensor");
-    check("d_c_n", *d_c_n, a.dtype, {a.L * a.D, a.B, a.H});
-  }
-  return a.dtype == ScalarType::Float
-             ? backward<float>(a, d_y, d_h_n, d_c_n, y, reserve, input_grad, weight_grad)
-             : backward<double>(a, d_y, d_h_n, d_c_n, y, reserve, input_grad, weight_grad);
+void take_sequence(ArgumentReader& read, Given& given) {
+  given.lengths = read.optional_tensor();
+  given.batch_sizes = read.optional_tensor();
+  given.resets = read.optional_tensor();
+  given.dropout_mask = read.optional_tensor();
+}
+
+void rnn(StableIValue* stack, uint64_t, uint64_t) {
+  with_readable_errors([&] {
+    ArgumentReader read(stack);
+    Given given;
+    given.x = read.tensor();
+    given.h_0 = read.optional_tensor();
+    given.c_0 = read.optional_tensor();
+    given.weights = read.tensors();
+    given.cell = read.integer();
+    given.num_layers = read.integer();
+    given.bidirectional = read.boolean();
+    const bool save = read.boolean();
+    take_sequence(read, given);
+
+    Arguments a(given);
+    Outputs out =
+        a.dtype == aoti_torch_dtype_float32() ? forward<float>(a, save) : forward<double>(a, save);
+    stack[0] = result(std::move(out.y));
+    stack[1] = result(std::move(out.h_n));
+    stack[2] = result(std::move(out.c_n));
+    stack[3] = result(std::move(out.reserve));
+  });
+}
+
+void rnn_backward(StableIValue* stack, uint64_t, uint64_t) {
+  with_readable_errors([&] {
+    ArgumentReader read(stack);
+    const Handle d_y = read.optional_tensor(), d_h_n = read.optional_tensor(),
+                 d_c_n = read.optional_tensor();
+    Given given;
+    given.x = read.tensor();
+    given.h_0 = read.optional_tensor();
+    given.c_0 = read.optional_tensor();
+    given.weights = read.tensors();
+    const Handle y_handle = read.tensor(), reserve_handle = read.tensor();
+    given.cell = read.integer();
+    given.num_layers = read.integer();
+    given.bidirectional = read.boolean();
+    Wanted wanted;
+    wanted.input = read.boolean();
+    wanted.state = read.boolean();
+    wanted.weights = read.boolean();
+    take_sequence(read, given);
+
+    Arguments a(given);
+    const View y(y_handle), reserve(reserve_handle);
+    a.check("y", y, a.output_shape());
+    a.check("reserve", reserve, {{a.reserve_elements()}, 1});
+    const Cotangents d{View(d_y), View(d_h_n), View(d_c_n)};
+    if (d.y) a.check("d_y", d.y, a.output_shape());
+    if (a.form == Form::kStep) a.check_none("d_h_n", d.h_n, "one step");
+    if (d.h_n) a.check("d_h_n", d.h_n, a.state_shape(a.P));
+    if (a.cell != Cell::kLstm) a.check_none("d_c_n", d.c_n, "a cell other than lstm");
+    if (d.c_n) a.check("d_c_n", d.c_n, a.state_shape(a.H));
+    Gradients out = a.dtype == aoti_torch_dtype_float32()
+                        ? backward<float>(a, d, y, reserve, wanted)
+                        : backward<double>(a, d, y, reserve, wanted);
+    stack[0] = result(std::move(out.x));
+    stack[1] = result(std::move(out.h_0));
+    stack[2] = result(std::move(out.c_0));
+    stack[3] = result(std::move(out.weights));
+  });
 }
 
 }  // namespace
 }  // namespace seq2seq_ext
 
 STABLE_TORCH_LIBRARY_IMPL(seq2seq_ext, CPU, m) {
-  m.impl("rnn", TORCH_BOX(&seq2seq_ext::rnn));
-  m.impl("rnn_backward", TORCH_BOX(&seq2seq_ext::rnn_backward));
+  m.impl("rnn", &seq2seq_ext::rnn);
+  m.impl("rnn_backward", &seq2seq_ext::rnn_backward);
 }

@@ -2,8 +2,6 @@
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
 #include <atomic>
@@ -13,6 +11,7 @@
 #include "contention.h"
 #include "denormals.h"
 #include "kernels.h"
+#include "scratch.h"
 #include "team.h"
 
 namespace seq2seq_ext {
@@ -80,10 +79,8 @@ void run_team(Call& call, const Size& workspace_size, const Kernel& kernel) {
   size_t bytes = 0;
   for (Call smaller = call; smaller.plan.threads > 0; smaller.plan.threads /= 2)
     bytes = std::max(bytes, workspace_size(smaller));
-  const int64_t size[] = {static_cast<int64_t>(bytes)};
-  const torch::stable::Tensor workspace =
-      torch::stable::empty({size, 1}, torch::headeronly::ScalarType::Byte);
-  void* memory = workspace.mutable_data_ptr();
+  Scratch::Frame frame;
+  void* memory = frame.take(bytes);
   Barriers barriers;
   if (threads == 1) {
     const FlushDenormals flush;

@@ -7,6 +7,7 @@ change the computation alone: a step is the fused operator over a sequence of le
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from seq2seq_ext import ops
 __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
 
 _DTYPES = (torch.float32, torch.float64)
+_NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class LSTMCell(nn.LSTMCell):
@@ -143,7 +145,48 @@ class RNNCell(nn.RNNCell):
 def _step(
     module: nn.RNNCellBase, cell: str, x: Tensor, h: Tensor | None, c: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """``module``'s step from ``(h, c)``, after the checks of ``torch.nn`` in its words."""
+    """``module``'s step from ``(h, c)``."""
+    weights = _weights(module)
+    if (
+        type(x) is Tensor
+        and x.dim() == 2
+        and x.is_cpu
+        and not torch.compiler.is_compiling()
+        and (outputs := _unchecked(x, h, c, weights, cell)) is not None
+    ):
+        return outputs
+    return _checked(module, cell, x, h, c, weights)
+
+
+def _weights(module: nn.RNNCellBase) -> list[Tensor]:
+    """The weights as attributes have them now, in the order of the operator."""
+    parameters = module._parameters  # the short way to the usual ones
+    try:
+        weights: list[Any] = [parameters[name] for name in _NAMES]
+    except KeyError:  # pruned, parametrized, or plain tensors
+        weights = [getattr(module, name) for name in _NAMES]
+    return weights[:2] if weights[2] is None or weights[3] is None else weights
+
+
+def _unchecked(
+    x: Tensor, h: Tensor | None, c: Tensor | None, weights: list[Tensor], cell: str
+) -> tuple[Tensor, Tensor | None] | None:
+    """What the operator answers; None if it refuses.  See :func:`seq2seq_ext.functional.run`."""
+    try:
+        return ops.step(x, h, c, weights, cell)
+    except (RuntimeError, TypeError, AttributeError):  # the last if something is no tensor
+        return None
+
+
+def _checked(
+    module: nn.RNNCellBase,
+    cell: str,
+    x: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
+    weights: list[Tensor],
+) -> tuple[Tensor, Tensor | None]:
+    """The step after the checks of ``torch.nn`` in its words."""
     name = type(module).__name__
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}: Expected input to be a Tensor, got {type(x).__name__}")
@@ -152,7 +195,7 @@ def _step(
     single = x.dim() == 1
     if single:
         x = x.unsqueeze(0)
-    w_ih = module.weight_ih
+    w_ih = weights[0]
     B, H = x.size(0), module.hidden_size
     if x.size(1) != w_ih.size(1):
         raise RuntimeError(
@@ -161,32 +204,17 @@ def _step(
     _check_like_weight(name, "input", x, w_ih)
     x = x if x.dtype == w_ih.dtype else x.to(w_ih.dtype)
 
-    if h is None:
-        h = torch.zeros(B, H, dtype=w_ih.dtype, device=w_ih.device)
-        c = h if cell == "lstm" else None
-    else:
+    if h is not None:
         h = _state(name, 0 if cell == "lstm" else None, h, single, B, H, w_ih)
         if cell == "lstm":
             c = _state(name, 1, c, single, B, H, w_ih)
 
-    weights = [w_ih, module.weight_hh]
-    if module.bias_ih is not None and module.bias_hh is not None:
-        weights += [module.bias_ih, module.bias_hh]
     for weight in weights:
         if weight.device != w_ih.device:
             raise RuntimeError(
                 f"{name}: weights must all be on {w_ih.device}, got one on {weight.device}"
             )
-    _, h_n, c_n = ops.rnn(
-        x.unsqueeze(0),
-        h.unsqueeze(0),
-        None if c is None else c.unsqueeze(0),
-        weights,
-        cell=cell,
-        num_layers=1,
-        bidirectional=False,
-    )
-    h_n, c_n = h_n.squeeze(0), None if c_n is None else c_n.squeeze(0)
+    h_n, c_n = ops.step(x, h, c, weights, cell)
     if single:
         h_n, c_n = h_n.squeeze(0), None if c_n is None else c_n.squeeze(0)
     return h_n, c_n

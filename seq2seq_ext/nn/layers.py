@@ -250,18 +250,20 @@ class LSTM(_Layer):
         Raises:
             TypeError, ValueError, RuntimeError: see :func:`seq2seq_ext.functional.lstm`.
         """
-        return functional.lstm(
+        output, h_n, c_n = functional.run(
+            "lstm",
             input,
             hx,
             self._current_weights(),
-            num_layers=self.num_layers,
-            batch_first=self.batch_first,
-            dropout=self.dropout,
-            bidirectional=self.bidirectional,
-            training=self.training,
-            lengths=lengths,
-            resets=resets,
+            self.num_layers,
+            self.batch_first,
+            self.dropout if self.training else 0.0,
+            self.bidirectional,
+            lengths,
+            resets,
         )
+        assert c_n is not None
+        return output, (h_n, c_n)
 
 
 class GRU(_Layer):
@@ -343,19 +345,19 @@ class GRU(_Layer):
         resets: Tensor | None = None,
     ) -> tuple[Any, Tensor]:
         """Run over whole sequences: as :meth:`LSTM.forward`, with ``hx`` and h_n (L*D, B, H)."""
-        return functional.gru(
+        output, h_n, _ = functional.run(
+            "gru" if self.reset_after else "gru_reset_before",
             input,
             hx,
             self._current_weights(),
-            num_layers=self.num_layers,
-            batch_first=self.batch_first,
-            dropout=self.dropout,
-            bidirectional=self.bidirectional,
-            training=self.training,
-            reset_after=self.reset_after,
-            lengths=lengths,
-            resets=resets,
+            self.num_layers,
+            self.batch_first,
+            self.dropout if self.training else 0.0,
+            self.bidirectional,
+            lengths,
+            resets,
         )
+        return output, h_n
 
 
 class RNN(_Layer):
@@ -428,19 +430,19 @@ class RNN(_Layer):
         resets: Tensor | None = None,
     ) -> tuple[Any, Tensor]:
         """Run over whole sequences: as :meth:`LSTM.forward`, with ``hx`` and h_n (L*D, B, H)."""
-        return functional.rnn(
+        output, h_n, _ = functional.run(
+            "rnn_tanh" if self.nonlinearity == "tanh" else "rnn_relu",
             input,
             hx,
             self._current_weights(),
-            num_layers=self.num_layers,
-            nonlinearity=self.nonlinearity,
-            batch_first=self.batch_first,
-            dropout=self.dropout,
-            bidirectional=self.bidirectional,
-            training=self.training,
-            lengths=lengths,
-            resets=resets,
+            self.num_layers,
+            self.batch_first,
+            self.dropout if self.training else 0.0,
+            self.bidirectional,
+            lengths,
+            resets,
         )
+        return output, h_n
 
 
 def _refuse_proj_size(proj_size: int | None) -> None:

@@ -1,0 +1,36 @@
+#include "tensors.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace seq2seq_ext {
+
+Handle empty(const Shape& shape, int32_t dtype) {
+  int64_t stride[4], elements = 1;
+  bool fits = true;
+  for (int64_t i = shape.dim - 1; i >= 0; --i) {
+    stride[i] = elements;
+    fits &= !__builtin_mul_overflow(elements, std::max<int64_t>(shape.size[i], 1), &elements);
+  }
+  AtenTensorHandle handle;
+  if (!fits ||
+      aoti_torch_empty_strided(shape.dim, shape.size, stride, dtype, aoti_torch_device_type_cpu(),
+                               0, &handle) != TORCH_SUCCESS) {
+    std::string sizes;
+    for (int64_t i = 0; i < shape.dim; ++i)
+      sizes += (i ? ", " : "") + std::to_string(shape.size[i]);
+    throw std::runtime_error("not enough memory for a tensor of shape (" + sizes + ")");
+  }
+  return Handle(handle);
+}
+
+StableIValue result(std::vector<Handle> tensors) {
+  StableListHandle list;
+  TORCH_ERROR_CODE_CHECK(torch_new_list_reserve_size(tensors.size(), &list));
+  for (Handle& tensor : tensors)
+    TORCH_ERROR_CODE_CHECK(torch_list_push_back(list, result(std::move(tensor))));
+  return torch::stable::detail::from(list);
+}
+
+}  // namespace seq2seq_ext
