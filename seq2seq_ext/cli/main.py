@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from seq2seq_ext.cli import demo, info, translate
+from seq2seq_ext.cli import bench, demo, info, translate
 
 _DESCRIPTION = """\
 Recurrent encoder-decoders on fused kernels.
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     subcommands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (demo, translate, info):
+    for module in (demo, translate, bench, info):
         module.add_parser(subcommands)
     options = parser.parse_args(arguments)
     try:
