@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -52,9 +52,10 @@ class Case:
     """One kind of work at one shape.
 
     Args:
-        kind: ``"dense"``: sequences of equal length; ``"lengths"``: of unequal length;
-            ``"resets"``: episodes that end within them; ``"step"``: one call of a cell;
-            ``"prepack"``: weights that stay packed, in smaller types too.
+        kind: ``"dense"``: sequences of equal length; ``"odd"``: those too, in shapes that fit
+            badly; ``"lengths"``: of unequal length; ``"resets"``: episodes that end within them;
+            ``"step"``: one call of a cell; ``"prepack"``: weights that stay packed, in smaller
+            types too.
         cell: ``"LSTM"``, ``"GRU"`` or ``"RNN"``.
         work: ``"inference"``, or ``"training"``: forward, backward and all gradients.
         shape: the sizes.
@@ -68,7 +69,7 @@ class Case:
     threads: int
 
     def __str__(self) -> str:
-        return f"{self.cell} {self.work} {self.kind} {self.shape}, {self.threads} threads"
+        return f"{self.cell} {self.work}, {self.kind}, {self.shape}, {threads_text(self.threads)}"
 
     @property
     def training(self) -> bool:
@@ -115,6 +116,11 @@ class Case:
         return s.time_steps * s.num_layers * s.num_directions
 
 
+def threads_text(threads: int) -> str:
+    """``1 thread``, ``2 threads``."""
+    return f"{threads} thread{'s' * (threads > 1)}"
+
+
 class ShapeSet(NamedTuple):
     """A named set of shapes.
 
@@ -149,7 +155,7 @@ SHAPE_SETS = {
     ),
     "quick": ShapeSet("dense", grid((64, 256), (1, 32), (50,)), WORKS, True, "four of its shapes"),
     "odd": ShapeSet(
-        "dense",
+        "odd",
         (
             Shape(input_size=40, hidden_size=256, num_layers=3, batch_size=16, time_steps=50),
             Shape(
@@ -170,8 +176,14 @@ SHAPE_SETS = {
     "lengths": ShapeSet(
         "lengths", grid((256,), (32,), (200,)), WORKS, True, "sequences of unequal length"
     ),
+    # What a minibatch of recurrent PPO holds by default: 128 steps of 2 environments in CleanRL
+    # (128 units), of 1 or 2 episodes in sb3-contrib (256 units); 8 for larger ones.
     "resets": ShapeSet(
-        "resets", grid((64, 256), (8, 32), (128,)), WORKS, True, "episodes ending in mid-sequence"
+        "resets",
+        grid((64, 128, 256), (2, 8), (128,)),
+        WORKS,
+        True,
+        "episodes ending in mid-sequence",
     ),
     "step": ShapeSet("step", grid((128, 256, 512), (1, 32), (1,)), WORKS, True, "cells"),
     "prepack": ShapeSet(
@@ -189,12 +201,13 @@ def cases(
     hidden_sizes: Sequence[int] = (),
     batch_sizes: Sequence[int] = (),
     time_steps: Sequence[int] = (),
-) -> Iterator[Case]:
-    """The cases of named sets; sizes that are given take the place of a set's own.
+) -> list[Case]:
+    """The cases of named sets, each once; sizes that are given take the place of a set's own.
 
     Raises:
         ValueError: if sizes are given for a set whose very shapes are the point.
     """
+    found: dict[Case, None] = {}
     for name in sets:
         chosen = SHAPE_SETS[name]
         shapes = chosen.shapes
@@ -208,7 +221,9 @@ def cases(
             )
         for number, cell, work, shape in product(threads, cells, works, shapes):
             if work in chosen.works:
-                yield Case(kind=chosen.kind, cell=cell, work=work, shape=shape, threads=number)
+                case = Case(kind=chosen.kind, cell=cell, work=work, shape=shape, threads=number)
+                found[case] = None
+    return list(found)
 
 
 def log_normal_lengths(batch_size: int, max_length: int, *, seed: int = 0) -> Tensor:

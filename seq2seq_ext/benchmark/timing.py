@@ -5,9 +5,10 @@ turn, so that none always follows the same one. The best time tells what the mac
 median what it did.
 
 Libraries keep pools of threads that go on spinning after a call, for the next one to start sooner:
-8 ms in OpenMP as torch uses it, 45 ms in onnxruntime. On a machine of few cores they would take
-those from whoever comes next. So a turn waits until this process has come to rest, makes some calls
-that are not timed, to wake and warm what belongs to it, and only then takes its samples.
+8 ms in OpenMP as torch uses it, 45 ms and more in onnxruntime. On a machine of few cores they take
+those from whoever comes next, who then runs at half the speed. So a turn waits until this process
+has come to rest, makes some calls that are not timed, to wake and warm what belongs to it, and only
+then takes its samples.
 """
 
 from __future__ import annotations
@@ -23,10 +24,8 @@ from typing import NamedTuple
 
 Call = Callable[[], object]
 
-# A sample is one call, or as many as last this long, so that the clock does not matter.
-_SAMPLE_SECONDS = 1e-3
 _REST_SECONDS = 1e-3
-_MOST_REST_SECONDS = 0.5
+_MOST_REST_SECONDS = 2.0
 
 
 class Timing(NamedTuple):
@@ -55,7 +54,12 @@ class Timing(NamedTuple):
 
 
 def take_turns(
-    calls: Sequence[Call], *, repeats: int, seconds: float = 0.0, turn_seconds: float = 1e-2
+    calls: Sequence[Call],
+    *,
+    repeats: int,
+    seconds: float = 0.0,
+    turn_seconds: float = 1e-2,
+    sample_seconds: float = 1e-3,
 ) -> list[Timing]:
     """Time the calls in turn, in rotating order, garbage collection off.
 
@@ -64,6 +68,8 @@ def take_turns(
         repeats: turns of each at least.
         seconds: go on taking turns until this long after the first.
         turn_seconds: how long a turn takes samples, at least one.
+        sample_seconds: a sample is one call, or as many as last so long, for the clock not to
+            matter.
 
     Returns:
         A Timing for each call, in the order given.
@@ -82,7 +88,7 @@ def take_turns(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        loops = [_loops(call) for call in calls]
+        loops = [_loops(call, sample_seconds) for call in calls]
         samples: list[list[float]] = [[] for _ in calls]
         end = time.perf_counter() + seconds
         turn = 0
@@ -90,7 +96,7 @@ def take_turns(
             for position in range(len(calls)):
                 index = (turn + position) % len(calls)
                 rest()
-                samples[index] += _turn(calls[index], loops[index], turn_seconds)
+                samples[index] += _turn(calls[index], loops[index], turn_seconds, sample_seconds)
             turn += 1
     finally:
         if collecting:
@@ -99,7 +105,7 @@ def take_turns(
 
 
 def rest() -> None:
-    """Sleep until no other thread of this process runs; no longer than half a second.
+    """Sleep until no other thread of this process runs; no longer than two seconds.
 
     Linux tells each thread's state. The CPU time of the process would not do: that of threads on
     other cores is brought up to date only with the scheduler's ticks, some milliseconds apart.
@@ -127,27 +133,27 @@ def _others_running() -> bool:
     return False
 
 
-def _turn(call: Call, loops: int, seconds: float) -> list[float]:
-    """Warm up for the length of a sample, then sample for so many seconds."""
+def _turn(call: Call, loops: int, seconds: float, warm_seconds: float) -> list[float]:
+    """Warm up, by one call at least, then take samples, one at least."""
     start = time.perf_counter()
     call()
-    while time.perf_counter() < start + _SAMPLE_SECONDS:
+    while time.perf_counter() < start + warm_seconds:
         call()
-    samples = []
+    samples: list[float] = []
     end = time.perf_counter() + seconds
     while not samples or time.perf_counter() < end:
         samples.append(_sample(call, loops) / loops)
     return samples
 
 
-def _loops(call: Call) -> int:
+def _loops(call: Call, wanted: float) -> int:
     """Calls a sample so that even a fast sample lasts long enough; warms up on the way."""
     call()
     loops = 1
-    while (seconds := min(_sample(call, loops) for _ in range(2))) < _SAMPLE_SECONDS:
+    while (seconds := min(_sample(call, loops) for _ in range(2))) < wanted:
         # Aim a little above; no more than tenfold, for the first guesses are of cold calls.
-        wanted = 1.2 * loops * _SAMPLE_SECONDS / max(seconds, 1e-9)
-        loops = max(loops + 1, math.ceil(min(wanted, 10.0 * loops)))
+        aim = 1.2 * loops * wanted / max(seconds, 1e-9)
+        loops = max(loops + 1, math.ceil(min(aim, 10.0 * loops)))
     return loops
 
 

@@ -108,9 +108,9 @@ def tensors(result: Any) -> list[Tensor]:
     return [tensor for part in result if part is not None for tensor in tensors(part)]
 
 
-def both_sides(theirs: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """A layer or cell of `torch.nn` and its replacement: equal weights, each its own copy."""
-    return theirs, seq2seq_ext.replace_modules(copy.deepcopy(theirs))
+def ours_of(theirs: nn.Module) -> nn.Module:
+    """The replacement of a layer or cell of `torch.nn`: equal weights, its own copy."""
+    return seq2seq_ext.replace_modules(copy.deepcopy(theirs))
 
 
 def layer_of(case: Case) -> nn.RNNBase:
@@ -181,7 +181,8 @@ def _output_gradient(case: Case) -> Tensor:
 
 
 def _dense(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
-    theirs, ours = both_sides(layer_of(case))
+    theirs = layer_of(case)
+    ours = ours_of(theirs)
     x = _input(case)
     if case.training:
         d_y = _output_gradient(case)
@@ -208,7 +209,7 @@ def _dense(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
 def _step(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
     s = case.shape
     cell = CELL_MODULES[case.cell](s.input_size, s.hidden_size)
-    theirs, ours = both_sides(cell)
+    ours = ours_of(cell)
     x, d_h = torch.randn(s.batch_size, s.input_size), torch.randn(s.batch_size, s.hidden_size)
     states = [torch.randn(s.batch_size, s.hidden_size) for _ in range(1 + (case.cell == "LSTM"))]
     hx = tuple(states) if case.cell == "LSTM" else states[0]
@@ -219,11 +220,11 @@ def _step(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
                 call=training(side, list(side.parameters()), x, d_h, hx),
                 results=tensors,
             )
-            for name, side in ((TORCH, theirs), (OURS, ours))
+            for name, side in ((TORCH, cell), (OURS, ours))
         ]
     entrants = [
         Contestant(name=name, call=inference(side, x, hx), results=tensors)
-        for name, side in ((TORCH, theirs), (OURS, ours))
+        for name, side in ((TORCH, cell), (OURS, ours))
     ]
     layer = LAYERS[case.cell](s.input_size, s.hidden_size)
     layer.load_state_dict({f"{name}_l0": value for name, value in cell.state_dict().items()})
@@ -244,7 +245,8 @@ def _lengths(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
 
     What all ways have in common are the final states, or the gradients of the parameters.
     """
-    theirs, ours = both_sides(layer_of(case))
+    theirs = layer_of(case)
+    ours = ours_of(theirs)
     x, lengths = _input(case), case.lengths
     assert lengths is not None
     packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
@@ -282,7 +284,8 @@ def _lengths(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
 
 def _resets(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
     """Episodes end with a chance of 1 in 50 a step, where RL libraries loop over time in Python."""
-    theirs, ours = both_sides(layer_of(case))
+    theirs = layer_of(case)
+    ours = ours_of(theirs)
     x = _input(case)
     resets = torch.rand(x.shape[:2]) < 0.02
     layer_loop = StepLoop(theirs)
@@ -348,19 +351,21 @@ def _cell_of(layer: nn.RNNBase) -> nn.RNNCellBase:
 
 def _prepack(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
     """Ours as it is, then with weights that stay packed: in float32, bfloat16 and int8."""
-    theirs, ours = both_sides(layer_of(case))
+    theirs = layer_of(case)
+    ours = ours_of(theirs)
     x = _input(case)
     entrants = [
         Contestant(name=name, call=inference(side, x), results=tensors)
         for name, side in ((TORCH, theirs), (OURS, ours))
     ]
+    prepack = getattr(seq2seq_ext, "prepack")  # noqa: B009 - not every build has it
     for label, dtype, tolerance in (
         ("float32", None, 1e-4),
         ("bfloat16", torch.bfloat16, 3e-2),
         ("int8", torch.int8, 1e-1),
     ):
         # A model, for layers are found in one.
-        packed = seq2seq_ext.prepack(nn.Sequential(copy.deepcopy(ours)), dtype=dtype)
+        packed = prepack(nn.Sequential(copy.deepcopy(ours)), dtype=dtype)
         entrants.append(
             Contestant(
                 name=f"{OURS} {label}",
@@ -379,6 +384,7 @@ def _prepack(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
 
 _KINDS = {
     "dense": _dense,
+    "odd": _dense,
     "lengths": _lengths,
     "resets": _resets,
     "step": _step,
