@@ -14,6 +14,7 @@
 #include <functional>
 #include <memory>
 #include <new>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -124,30 +125,34 @@ double best_rate(const std::function<int64_t()>& work, const std::atomic<bool>& 
   return best;
 }
 
-// The sum of the threads' best rates. `make_work` is called on each thread, so that what it
-// allocates is touched there first.
-double sum_of_rates(int threads, double seconds,
-                    const std::function<std::function<int64_t()>()>& make_work) {
-  std::atomic<int> ready{0};
+// The sum of the best rates of so many threads, one for each piece of work.
+double sum_of_rates(const std::vector<std::function<int64_t()>>& works, double seconds) {
+  std::atomic<size_t> ready{0};
   std::atomic<bool> stop{false};
-  std::vector<double> rates(static_cast<size_t>(threads));
+  std::vector<double> rates(works.size());
   std::vector<std::thread> team;
-  for (double& rate : rates) {
-    team.emplace_back([&] {
-      const std::function<int64_t()> work = make_work();
-      work();
-      ready.fetch_add(1);
-      while (ready.load() < threads) std::this_thread::yield();
-      rate = best_rate(work, stop);
-    });
+  const auto finish = [&] {
+    ready.store(works.size());
+    stop.store(true);
+    for (std::thread& thread : team) thread.join();
+  };
+  try {
+    for (size_t i = 0; i < works.size(); ++i) {
+      team.emplace_back([&, i] {
+        works[i]();  // warm, and memory touched here first
+        ready.fetch_add(1);
+        while (ready.load() < works.size()) std::this_thread::yield();
+        rates[i] = best_rate(works[i], stop);
+      });
+    }
+  } catch (...) {  // the system has no more threads to give
+    finish();
+    throw;
   }
-  while (ready.load() < threads) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  while (ready.load() < works.size()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
-  stop.store(true);
-  for (std::thread& thread : team) thread.join();
-  double sum = 0.0;
-  for (double rate : rates) sum += rate;
-  return sum;
+  finish();
+  return std::accumulate(rates.begin(), rates.end(), 0.0);
 }
 
 template <typename T>
@@ -162,15 +167,14 @@ double measure_fma_peak(int threads, double seconds) {
   expect_above_zero("threads", threads);
   expect_above_zero("seconds", seconds);
   const Loops& loops = loops_in_use();
-  return sum_of_rates(threads, seconds, [&loops] {
-    return [&loops] {
-      volatile float seed = 0.75f;
-      float result;
-      const int64_t done = loops.multiply_add(4096, seed, &result);
-      seed = result;
-      return done;
-    };
-  });
+  const auto work = [&loops] {
+    volatile float seed = 0.75f;
+    float result;
+    const int64_t done = loops.multiply_add(4096, seed, &result);
+    seed = result;
+    return done;
+  };
+  return sum_of_rates({static_cast<size_t>(threads), work}, seconds);
 }
 
 double measure_read_bandwidth(int64_t bytes_per_thread, int threads, double seconds) {
@@ -180,20 +184,24 @@ double measure_read_bandwidth(int64_t bytes_per_thread, int threads, double seco
   const Loops& loops = loops_in_use();
   constexpr int64_t kStep = 8 * 64;  // of read_all with the widest vectors
   const int64_t bytes = (bytes_per_thread + kStep - 1) / kStep * kStep;
-  return sum_of_rates(threads, seconds, [&loops, bytes] {
+  std::vector<std::function<int64_t()>> works;
+  for (int thread = 0; thread < threads; ++thread) {
+    // Touched first, and so placed, by the thread that reads it.
     const std::shared_ptr<void> memory(std::aligned_alloc(kStep, static_cast<size_t>(bytes)),
                                        std::free);
     if (memory == nullptr) throw std::bad_alloc();
-    std::memset(memory.get(), 1, static_cast<size_t>(bytes));
-    return [&loops, memory, bytes] {
+    works.emplace_back([&loops, memory, bytes, touched = false]() mutable {
+      if (!touched) std::memset(memory.get(), 1, static_cast<size_t>(bytes));
+      touched = true;
       volatile int32_t sink;
       int32_t result;
       const int64_t done = loops.read_all(static_cast<const char*>(memory.get()), bytes, &result);
       sink = result;
       (void)sink;
       return done;
-    };
-  });
+    });
+  }
+  return sum_of_rates(works, seconds);
 }
 
 }  // namespace seq2seq_ext

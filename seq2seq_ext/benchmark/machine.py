@@ -61,3 +61,13 @@ class OtherPrograms:
                     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
                     ticks += user + nice + system + irq + softirq + steal
         return ticks / os.sysconf("SC_CLK_TCK"), time.process_time(), time.perf_counter()
+
+
+def wait_for_quiet(*, seconds: float = 10.0, sample_seconds: float = 0.2) -> None:
+    """Sleep until other programs leave our cores alone, but no longer than some seconds."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        others = OtherPrograms()
+        time.sleep(sample_seconds)
+        if others.cores_used() < 0.05:
+            return

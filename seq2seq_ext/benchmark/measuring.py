@@ -8,7 +8,7 @@ import torch
 
 import seq2seq_ext
 from seq2seq_ext.benchmark import peers
-from seq2seq_ext.benchmark.machine import OtherPrograms
+from seq2seq_ext.benchmark.machine import OtherPrograms, wait_for_quiet
 from seq2seq_ext.benchmark.results import Row
 from seq2seq_ext.benchmark.shapes import Case
 from seq2seq_ext.benchmark.timing import Timing, take_turns
@@ -34,6 +34,8 @@ def measure(case: Case, *, peer_names: Sequence[str], repeats: int, seconds: flo
     entrants = checked_contestants(case, peer_names)
     rows: list[Row] = []
     while not rows or (rows[-1].disturbed and len(rows) < _ATTEMPTS):
+        if rows:
+            wait_for_quiet()
         others = OtherPrograms()
         times = times_of(entrants, repeats=repeats, seconds=seconds)
         rows.append(Row(case=case, times=times, cores_used_by_others=others.cores_used()))

@@ -59,20 +59,21 @@ def scaling_as_png(results: Results) -> bytes:
     grid = figure.subplots(len(sizes), 2, squeeze=False)
     for line, size in zip(grid, sizes, strict=True):
         for axes, work in zip(line, WORKS, strict=True):
+            axes.set(title=f"{work} over {size}", xlabel=size, ylabel="best time, ms")
+            axes.set(xscale="log", yscale="log")
+            axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
+            axes.grid(alpha=0.3)
             for sweep in results.sweeps:
                 case = sweep.rows[0].case
                 if (sweep.size, case.work, case.threads) == (size, work, threads):
                     _sweep(axes, sweep)
-            axes.set(
-                title=f"{work} over {size}",
-                xlabel=size,
-                ylabel="ms",
-                xscale="log",
-                yscale="log",
-            )
-            axes.grid(alpha=0.3)
             if axes.has_data():
-                axes.legend(fontsize=7, title="exponent of time (of the operations)")
+                axes.legend(
+                    fontsize=7,
+                    title_fontsize=8,
+                    title="exponent of time (of the operations)",
+                    loc="upper left",
+                )
     figure.suptitle(_title(results, threads))
     return _png(figure)
 
