@@ -126,7 +126,7 @@ def _others_running() -> bool:
             with open(f"/proc/self/task/{task}/stat", encoding="utf-8") as stat:
                 # The name before the state stands in parentheses and may hold anything.
                 state = stat.read().rpartition(")")[2].split()[0]
-        except FileNotFoundError:  # it has ended meanwhile
+        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
             continue
         if state == "R":
             return True
