@@ -17,6 +17,7 @@ class LayerBackward {
         Hp_(padded_units(f.H)),
         P_size_(f.P),
         projected_(f.weights[0].w_hr != nullptr),
+        few_(f.sequence.B <= kFewTileRows),
         unit_panels_(panels_of(Hp_, kColumns)),
         state_panels_(panels_of(padded_units(f.P), kColumns)),
         ldg_(P_::kSlots * Hp_),
@@ -48,8 +49,8 @@ class LayerBackward {
     y_.base += d * P_size_;
     d_y_ = d_y;
     if (d_y_) d_y_.base += d * P_size_;
-    h_0_ = f_.h_0 + index * s_.B * P_size_;
-    c_0_ = cell == Cell::kLstm ? f_.c_0 + index * s_.B * H_ : nullptr;
+    h_0_ = f_.h_0 ? f_.h_0 + index * s_.B * P_size_ : nullptr;
+    c_0_ = cell == Cell::kLstm && f_.c_0 ? f_.c_0 + index * s_.B * H_ : nullptr;
   }
 
   // The recurrence.
@@ -82,7 +83,7 @@ class LayerBackward {
     }
     member.sync();
 
-    const bool split = f_.plan.split_units;
+    const bool split = f_.plan.split == Split::kUnits;
     const Member::Range all_units{0, unit_panels_}, all_states{0, state_panels_};
     const Work work{own, walk, member, split ? member.share(unit_panels_) : all_units,
                     split ? states : all_states};
@@ -228,14 +229,16 @@ class LayerBackward {
     if (!in_place(q, width)) {
       const int64_t K = slots * Hp_;
       panel_product<T, kPlainVectors>(
-          rows, {K, d_gate(r, slot0, 0), step * ldg_, packed + q * K * kColumns, kColumns, c, ldc,
-                 add ? c : nullptr, ldc});
+          rows, few_,
+          {K, d_gate(r, slot0, 0), step * ldg_, packed + q * K * kColumns, kColumns, c, ldc,
+           add ? c : nullptr, ldc});
       return;
     }
     for (int slot = slot0; slot < slot0 + slots; ++slot) {
-      panel_product<T, kPlainVectors>(rows, {H_, d_gate(r, slot, 0), step * ldg_,
-                                             w + P_::kGate[slot] * H_ * width + q * kColumns, width,
-                                             c, ldc, add || slot > slot0 ? c : nullptr, ldc});
+      panel_product<T, kPlainVectors>(
+          rows, few_,
+          {H_, d_gate(r, slot, 0), step * ldg_, w + P_::kGate[slot] * H_ * width + q * kColumns,
+           width, c, ldc, add || slot > slot0 ? c : nullptr, ldc});
     }
   }
 
@@ -246,15 +249,16 @@ class LayerBackward {
     return d_gates_ + r * ldg_ + slot * Hp_ + unit;
   }
 
-  // The state that entered step (t, b) = r: null where a reset made it zero.
+  // The state that entered step (t, b) = r: null where it was zero.
   const T* previous_h(const Walk& walk, int64_t t, int64_t b, int64_t r) const {
     if (walk.resets(r)) return nullptr;
-    return walk.has_previous(t, b) ? y_(walk.previous(t, b)) : h_0_ + walk.source(b) * P_size_;
+    if (walk.has_previous(t, b)) return y_(walk.previous(t, b));
+    return h_0_ ? h_0_ + walk.source(b) * P_size_ : nullptr;
   }
 
   // All rows of one step, against the order of reading.
   void retreat(const Work& work, int64_t t, int64_t rows) const {
-    if (rows == 0 && !f_.plan.split_units) return;
+    if (rows == 0 && f_.plan.split != Split::kUnits) return;
     const int64_t first = work.own.first, step = work.own.step;
     const int64_t r0 = s_.offset[t] + first;
     const int64_t begin = work.units.begin * kColumns,
@@ -270,8 +274,9 @@ class LayerBackward {
       sync(work);
       for (int64_t q = work.units.begin; q < work.units.end; ++q) {
         panel_product<T, kPlainVectors>(
-            rows, {P_size_, d_out_ + r0 * ldh_, step * ldh_, w_hr_ + q * P_size_ * kColumns,
-                   kColumns, d_inner_ + first * ldc_ + q * kColumns, step * ldc_, nullptr, 0});
+            rows, few_,
+            {P_size_, d_out_ + r0 * ldh_, step * ldh_, w_hr_ + q * P_size_ * kColumns, kColumns,
+             d_inner_ + first * ldc_ + q * kColumns, step * ldc_, nullptr, 0});
       }
     }
     for (int64_t j = 0; j < rows; ++j) {
@@ -307,7 +312,7 @@ class LayerBackward {
   }
 
   void sync(const Work& work) const {
-    if (f_.plan.split_units) work.member.sync();
+    if (f_.plan.split == Split::kUnits) work.member.sync();
   }
 
   ISA_INLINE Vec<T> output_gradient(int64_t b, int64_t r, int64_t unit) const {
@@ -322,7 +327,9 @@ class LayerBackward {
     const T* h_prev = previous_h(walk, t, b, r);
     const T* c_prev = nullptr;
     if (cell == Cell::kLstm && !reset) {
-      c_prev = inside ? kept(walk.previous(t, b), 4, 0) : c_0_ + walk.source(b) * H_;
+      c_prev = inside ? kept(walk.previous(t, b), 4, 0)
+               : c_0_ ? c_0_ + walk.source(b) * H_
+                      : nullptr;
     }
     for (int64_t unit = begin; unit < end; unit += W) {
       const int64_t count = std::max<int64_t>(H_ - unit, 0);
@@ -384,7 +391,7 @@ class LayerBackward {
   const Backward<T>& f_;
   const Sequence& s_;
   const int64_t H_, Hp_, P_size_;
-  const bool projected_;
+  const bool projected_, few_;
   const int64_t unit_panels_, state_panels_, ldg_, ldh_, ldc_;
   T* d_gates_;        // (N, slots, Hp)
   T* d_h_;            // (B, ldh) carried from step to step

@@ -17,10 +17,44 @@ static auto with_cell(Cell cell, const Call& call) {
   return call(std::integral_constant<Cell, Cell::kRnnRelu>{});
 }
 
+// Calls with the cell and the storage of packed weights as types.
+template <typename T, typename Call>
+static auto with_storage(Cell cell, WeightType type, const Call& call) {
+  return with_cell<T>(cell, [&](auto c) {
+    if constexpr (std::is_same_v<T, float>) {
+      if (type == WeightType::kBf16) return call(c, Bf16{});
+      if (type == WeightType::kInt8) return call(c, Int8{});
+    }
+    return call(c, T{});
+  });
+}
+
+template <typename T>
+static WeightType storage_of(const Forward<T>& f) {
+  return f.packed ? f.packed_type : WeightType::kFull;
+}
+
+template <typename T>
+static size_t packed_size(const Stack<T>& stack, WeightType type) {
+  return with_storage<T>(stack.cell, type, [&](auto cell, auto storage) {
+    return packed_size<cell.value, T, decltype(storage)>(stack);
+  });
+}
+
+template <typename T>
+static void pack(const Stack<T>& stack, WeightType type, void* packed) {
+  with_storage<T>(stack.cell, type, [&](auto cell, auto storage) {
+    pack_stack<cell.value, T, decltype(storage)>(stack, packed);
+  });
+}
+
 template <typename T>
 static size_t forward_workspace(const Forward<T>& f) {
-  return with_cell<T>(f.cell,
-                      [&](auto cell) { return forward_stack<cell.value, T>(f, nullptr, nullptr); });
+  return with_storage<T>(f.cell, storage_of(f), [&](auto cell, auto storage) {
+    return f.plan.split == Split::kLayers
+               ? forward_wavefront<cell.value, T, decltype(storage)>(f, nullptr, nullptr)
+               : forward_stack<cell.value, T, decltype(storage)>(f, nullptr, nullptr);
+  });
 }
 
 template <typename T>
@@ -31,8 +65,11 @@ static size_t backward_workspace(const Backward<T>& f) {
 
 template <typename T>
 static void forward(const Forward<T>& f, const Member& member, void* workspace) {
-  with_cell<T>(f.cell,
-               [&](auto cell) { return forward_stack<cell.value, T>(f, &member, workspace); });
+  with_storage<T>(f.cell, storage_of(f), [&](auto cell, auto storage) {
+    return f.plan.split == Split::kLayers
+               ? forward_wavefront<cell.value, T, decltype(storage)>(f, &member, workspace)
+               : forward_stack<cell.value, T, decltype(storage)>(f, &member, workspace);
+  });
 }
 
 template <typename T>
@@ -59,6 +96,10 @@ static constexpr Kernels kTable{ISA_NAME,
                                 &forward_workspace<double>,
                                 &backward_workspace<float>,
                                 &backward_workspace<double>,
+                                &packed_size<float>,
+                                &packed_size<double>,
+                                &pack<float>,
+                                &pack<double>,
                                 &forward<float>,
                                 &forward<double>,
                                 &backward<float>,

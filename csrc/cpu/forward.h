@@ -3,15 +3,14 @@
 // A member computes the projection of exactly what it consumes itself, so the two need no
 // barrier between them; with split units there is one a step, else none.
 
-template <Cell cell, typename T>
+template <Cell cell, typename T, typename S>
 class LayerForward {
   using P_ = Panel<cell>;
+  using Weights_ = Panels<cell, T, S>;
   static constexpr int64_t W = kLanes<T>;
-  static constexpr int64_t kUnits = P_::kUnitVectors * W;   // hidden units of a panel
-  static constexpr int64_t kColumns = P_::kSlots * kUnits;  // elements of a panel's row
-  static constexpr int kInputVectors = P_::kInputSlots * P_::kUnitVectors;
-  static constexpr int kStateVectors = P_::kStateSlots * P_::kUnitVectors;
-  static constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
+  static constexpr int64_t kUnits = Weights_::kUnits;
+  static constexpr int64_t kColumns = Weights_::kColumns;
+  static constexpr bool kTwoPhases = Weights_::kTwoPhases;
 
  public:
   // Buffers of one direction, shared by its members except for the per-rank scratch.
@@ -21,35 +20,34 @@ class LayerForward {
         H_(f.H),
         Hp_(padded_units(f.H)),
         P_size_(f.P),
-        panels_(panels_of(Hp_, kUnits)),
-        Hu_(panels_ * kUnits),
-        state_panels_(panels_of(f.P, kPlainColumns<T>)),
         projected_(f.weights[0].w_hr != nullptr),
-        ldh_((projected_ ? state_panels_ * kPlainColumns<T> : Hu_) + kUnitPadding),
-        ldu_(Hu_ + kUnitPadding) {
+        few_(f.sequence.B <= kFewTileRows),
+        split_units_(f.plan.split == Split::kUnits),
+        own_(f, arena, f.packed ? 0 : max_input),
+        weights_(own_),
+        ldh_((projected_ ? own_.state_count() * kPlainColumns<T> : own_.count() * kUnits) +
+             kUnitPadding),
+        ldu_(own_.count() * kUnits + kUnitPadding) {
     const int64_t members = f.plan.threads;
-    w_ih_ = arena.take<T>(panels_ * max_input * kInputVectors * W);
-    w_hh_ = arena.take<T>(panels_ * f.P * kStateVectors * W);
-    if (kTwoPhases) w_hn_ = arena.take<T>(panels_ * f.P * kUnits);
-    if (projected_) w_hr_ = arena.take<T>(state_panels_ * f.H * kPlainColumns<T>);
-    bias_ = arena.take<T>(panels_ * kColumns);
     h_[0] = arena.take<T>(s_.B * ldh_);
     h_[1] = arena.take<T>(s_.B * ldh_);
     if (cell == Cell::kLstm) c_ = arena.take<T>(s_.B * ldu_);
     if (projected_ || kTwoPhases) inner_ = arena.take<T>(s_.B * ldu_);
-    if (projected_) out_ = arena.take<T>(s_.B * state_panels_ * kPlainColumns<T>);
+    if (projected_) out_ = arena.take<T>(s_.B * own_.state_count() * kPlainColumns<T>);
     chunk_rows_ = chunk_rows();
-    const int64_t columns =
-        (f.plan.split_units ? panels_of(panels_, smallest_group(f)) : panels_) * kColumns;
-    gates_stride_ = chunk_rows_ * columns;
+    const int64_t panels = split_units_ ? panels_of(own_.count(), smallest_group(f)) : own_.count();
+    gates_stride_ = chunk_rows_ * panels * kColumns;
     gates_ = arena.take<T>(members * gates_stride_);
     scratch_ = arena.take<T>(members * large_product_scratch<T>());
-    rows_ = arena.take<const T*>(members * chunk_rows_);
-    scale_ = arena.take<const T*>(members * chunk_rows_);
+    features_ = arena.take<const T*>(members * chunk_rows_);
+    factors_ = arena.take<const T*>(members * chunk_rows_);
+    rows_ = arena.take<Row>(members * s_.B);
   }
 
+  // Where layers run on different threads, `below` counts the steps that the layer below has done,
+  // and `done` those of this one; else they are null.
   void run(int64_t l, int64_t d, const LayerInput<T>& input, Rows<T> y, T* reserve,
-           const Member& member) {
+           const Member& member, Signal* below = nullptr, Signal* done = nullptr) {
     const int64_t index = l * f_.D + d;
     const Weights<const T>& w = f_.weights[index];
     const Walk walk(s_, d == 1);
@@ -61,48 +59,61 @@ class LayerForward {
     c_n_ = cell == Cell::kLstm ? f_.c_n + index * s_.B * H_ : nullptr;
 
     w_ = &w;
-    pack_input_ = input.mask || packing_pays(s_.N, input.size);
-    pack_state_ = packing_pays(s_.N, P_size_);
-    const auto packed = member.share(panels_);
-    pack(w, input.size, packed.begin, packed.end);
-    if (projected_ && pack_state_) {
-      const auto share = member.share(state_panels_);
-      for (int64_t q = share.begin * kPlainVectors; q < share.end * kPlainVectors; ++q) {
-        const int64_t count = std::clamp<int64_t>(P_size_ - q * W, 0, W);
-        const int64_t panel = q / kPlainVectors, vector = q % kPlainVectors;
-        pack_transposed(count, w.w_hr + q * W * H_, H_, H_,
-                        w_hr_ + (panel * H_ * kPlainVectors + vector) * W, kPlainColumns<T>);
-      }
+    const auto panels = member.share(own_.count());
+    const auto states = member.share(own_.state_count());
+    if (f_.packed) {
+      weights_ = packed_layer<cell, T, S>(f_, const_cast<void*>(f_.packed), index);
+      pack_input_ = pack_state_ = true;
+    } else if constexpr (std::is_same_v<S, T>) {
+      pack_input_ = input.mask || packing_pays(s_.N, input.size);
+      pack_state_ = packing_pays(s_.N, P_size_);
+      weights_.set_input(input.size);
+      weights_.pack(w, panels.begin, panels.end, pack_input_, pack_state_);
+      if (projected_ && pack_state_) weights_.pack_projection(w, states.begin, states.end);
     }
-    start(walk, f_.h_0 + index * s_.B * P_size_,
-          cell == Cell::kLstm ? f_.c_0 + index * s_.B * H_ : nullptr, member);
+    start(walk, f_.h_0 ? f_.h_0 + index * s_.B * P_size_ : nullptr,
+          cell == Cell::kLstm && f_.c_0 ? f_.c_0 + index * s_.B * H_ : nullptr, member);
     member.sync();
 
-    // From here on units [panel_begin, panel_end) and rows `own` are this member's.
-    const bool split = f_.plan.split_units;
-    const Member::Range all_panels{0, panels_}, all_states{0, state_panels_};
+    // From here on units of `panels` and rows `own` are this member's.
     const Work work{own,
                     walk,
                     member,
-                    split ? packed : all_panels,
-                    split ? member.share(state_panels_) : all_states,
-                    gates_ + member.rank * gates_stride_};
+                    split_units_ ? panels : Member::Range{0, own_.count()},
+                    split_units_ ? states : Member::Range{0, own_.state_count()},
+                    gates_ + member.rank * gates_stride_,
+                    rows_ + member.rank * s_.B};
     int current = 0;
     for (int64_t step = 0; step < s_.T;) {
-      const int64_t end = project(work, input, step);
+      const int64_t end = project(work, input, step, below);
       T* gates = work.gates;
       for (; step < end; ++step) {
         const int64_t t = walk.time(step);
         const int64_t rows = own.count(s_.active[t]);
-        advance(work, t, rows, gates, h_[current], h_[1 - current]);
+        find_rows(work, t, rows, h_[1 - current]);
+        advance(work, rows, gates, h_[current]);
         gates += rows * columns(work);
         current = 1 - current;
-        if (f_.plan.split_units) member.sync();
+        if (split_units_) member.sync();
       }
+      if (done) done->set(static_cast<uint32_t>(step));
     }
   }
 
  private:
+  static constexpr int64_t kWaves = 12;
+
+  // One row at one step, as the gate mathematics sees it: where its vectors of units lie.
+  struct Row {
+    int64_t b;
+    T* y;
+    T* h_next;
+    T* h_n;  // null but at the end of its sequence, as c_n
+    T* c_n;
+    T* reserve;         // null where nothing is kept
+    bool reset_behind;  // the next step starts afresh
+  };
+
   struct Work {
     OwnRows own;
     const Walk& walk;
@@ -110,6 +121,7 @@ class LayerForward {
     Member::Range panels;  // of hidden units
     Member::Range states;  // plain panels of projected outputs
     T* gates;              // the chunk: rows in order of reading, (row, panel, slot, unit)
+    Row* rows;             // of the step at hand
   };
 
   static int64_t columns(const Work& work) {
@@ -120,69 +132,42 @@ class LayerForward {
   // the projection re-reads its weights too often.
   int64_t chunk_rows() const {
     const int64_t row_bytes =
-        panels_ * kColumns * sizeof(T) / (f_.plan.split_units ? smallest_group(f_) : 1);
+        own_.count() * kColumns * int64_t(sizeof(T)) / (split_units_ ? smallest_group(f_) : 1);
     const int64_t wanted =
         std::max<int64_t>(2 * kBlockRows, (int64_t{1} << 19) / std::max<int64_t>(row_bytes, 1));
-    return std::max(s_.B, std::min(s_.N, wanted));
-  }
-
-  // Weights, where they are to be packed, and biases of panels [begin, end) into panel order;
-  // padding units get zeros.
-  void pack(const Weights<const T>& w, int64_t I, int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) {
-      for (int slot = 0; slot < P_::kSlots; ++slot) {
-        for (int v = 0; v < P_::kUnitVectors; ++v) {
-          const int64_t unit = p * kUnits + v * W;
-          const int64_t count = std::clamp<int64_t>(H_ - unit, 0, W);
-          const int64_t row = P_::kGate[slot] * H_ + unit;
-          if (slot < P_::kInputSlots && pack_input_) {
-            const int64_t vector = slot * P_::kUnitVectors + v;
-            pack_transposed(count, w.w_ih + row * I, I, I,
-                            w_ih_ + (p * I * kInputVectors + vector) * W, kInputVectors * W);
-          }
-          const int state_slot = slot - P_::kStateSlot;
-          if (state_slot >= 0 && pack_state_) {
-            const int64_t vector = state_slot * P_::kUnitVectors + v;
-            pack_transposed(count, w.w_hh + row * P_size_, P_size_, P_size_,
-                            w_hh_ + (p * P_size_ * kStateVectors + vector) * W, kStateVectors * W);
-          } else if (kTwoPhases && pack_state_) {
-            pack_transposed(count, w.w_hh + row * P_size_, P_size_, P_size_,
-                            w_hn_ + (p * P_size_ * P_::kUnitVectors + v) * W, kUnits);
-          }
-          T* bias = bias_ + p * kColumns + slot * kUnits + v * W;
-          // n of GRU keeps its two biases apart, everything else adds them up.
-          const bool with_input = slot < P_::kInputSlots;
-          const bool with_state = cell != Cell::kGru || slot >= P_::kStateSlot;
-          for (int64_t i = 0; i < W; ++i) {
-            bias[i] = 0;
-            if (i < count && w.b_ih && with_input) bias[i] += w.b_ih[row + i];
-            if (i < count && w.b_hh && with_state) bias[i] += w.b_hh[row + i];
-          }
-        }
-      }
-    }
+    // A layer on another thread waits for whole chunks.
+    const int64_t most = f_.plan.split == Split::kLayers ? panels_of(s_.N, kWaves) : s_.N;
+    return std::max(s_.B, std::min(most, wanted));
   }
 
   // The initial states into the working ones. Rows without a step keep theirs as the final ones.
   void start(const Walk& walk, const T* h_0, const T* c_0, const Member& member) {
+    const auto put = [](const T* from, int64_t count, T* to) {
+      if (from) {
+        std::copy(from, from + count, to);
+      } else {
+        std::fill(to, to + count, T(0));
+      }
+    };
     const auto share = member.share(s_.B);
     for (int64_t b = share.begin; b < share.end; ++b) {
-      const T* h = h_0 + walk.source(b) * P_size_;
-      const T* c = c_0 ? c_0 + walk.source(b) * H_ : nullptr;
+      const int64_t source = walk.source(b);
+      const T* h = h_0 ? h_0 + source * P_size_ : nullptr;
+      const T* c = c_0 ? c_0 + source * H_ : nullptr;
       const bool runs = s_.T > 0 && b < s_.active[0];
       if (!runs) {
-        std::copy(h, h + P_size_, h_n_ + walk.source(b) * P_size_);
-        if (c) std::copy(c, c + H_, c_n_ + walk.source(b) * H_);
+        put(h, P_size_, h_n_ + source * P_size_);
+        if (c_n_) put(c, H_, c_n_ + source * H_);
         continue;
       }
       const bool reset = s_.reset && walk.resets(s_.offset[walk.first_time(b)] + b);
       for (T* state : {h_[0] + b * ldh_, h_[1] + b * ldh_}) {
         std::fill(state, state + ldh_, T(0));
-        if (!reset) std::copy(h, h + P_size_, state);
+        if (h && !reset) std::copy(h, h + P_size_, state);
       }
-      if (c) {
+      if (c_) {
         std::fill(c_ + b * ldu_, c_ + (b + 1) * ldu_, T(0));
-        if (!reset) std::copy(c, c + H_, c_ + b * ldu_);
+        if (c && !reset) std::copy(c, c + H_, c_ + b * ldu_);
       }
       if (inner_) std::fill(inner_ + b * ldu_, inner_ + (b + 1) * ldu_, T(0));
     }
@@ -190,9 +175,9 @@ class LayerForward {
 
   // The input's part of the gates, biases included, for as many steps from `step` on as fit in a
   // chunk. Returns the step behind the last.
-  int64_t project(const Work& work, const LayerInput<T>& input, int64_t step) {
-    const T** rows = rows_ + work.member.rank * chunk_rows_;
-    const T** scale = scale_ + work.member.rank * chunk_rows_;
+  int64_t project(const Work& work, const LayerInput<T>& input, int64_t step, Signal* below) {
+    const T** features = features_ + work.member.rank * chunk_rows_;
+    const T** factors = factors_ + work.member.rank * chunk_rows_;
     int64_t M = 0;
     for (; step < s_.T; ++step) {
       const int64_t t = work.walk.time(step);
@@ -200,36 +185,35 @@ class LayerForward {
       if (M + count > chunk_rows_) break;
       for (int64_t j = 0; j < count; ++j, ++M) {
         const int64_t r = s_.offset[t] + work.own.first + j * work.own.step;
-        rows[M] = input.rows(r);
-        if (input.mask) scale[M] = input.mask(r);
+        features[M] = input.rows(r);
+        if (input.mask) factors[M] = input.mask(r);
       }
     }
     const int64_t ld = columns(work);
     if (ld == 0) return step;
-    const T* bias = bias_ + work.panels.begin * kColumns;
+    if (below) below->await(static_cast<uint32_t>(step), work.member.barriers->patience);
     if constexpr (cell == Cell::kGru) {
       // The slot that the input does not fill starts from its bias.
       constexpr int64_t kSlot = 3 * kUnits;
       for (int64_t m = 0; m < M; ++m)
         for (int64_t column = kSlot; column < ld; column += kColumns) {
-          store(work.gates + m * ld + column, load(bias + column));
+          store(work.gates + m * ld + column, load(weights_.bias(work.panels.begin) + column));
         }
     }
-    if (!pack_input_) {
-      for (int64_t p = work.panels.begin; p < work.panels.end; ++p) {
-        const int64_t column = (p - work.panels.begin) * kColumns;
-        for (int64_t m = 0; m < M; ++m) {
-          dot_panel(w_->w_ih, input.size, p, 0, P_::kInputSlots, rows[m], bias + column,
-                    work.gates + m * ld + column);
-        }
-      }
+    if (pack_input_) {
+      weights_.project(
+          {M, 0, 0, features, input.mask ? factors : nullptr, nullptr, 0, work.gates, ld, 0,
+           nullptr, 0, scratch_ + work.member.rank * large_product_scratch<T>()},
+          work.panels.begin, work.panels.end);
       return step;
     }
-    const int64_t panel = input.size * kInputVectors * W;
-    large_product<T, kInputVectors>(
-        {M, input.size, work.panels.end - work.panels.begin, rows, input.mask ? scale : nullptr,
-         w_ih_ + work.panels.begin * panel, panel, work.gates, ld, kColumns, bias, 0,
-         scratch_ + work.member.rank * large_product_scratch<T>()});
+    for (int64_t p = work.panels.begin; p < work.panels.end; ++p) {
+      const int64_t column = (p - work.panels.begin) * kColumns;
+      for (int64_t m = 0; m < M; ++m) {
+        dot_panel(w_->w_ih, input.size, p, 0, P_::kInputSlots, features[m], weights_.bias(p),
+                  work.gates + m * ld + column);
+      }
+    }
     return step;
   }
 
@@ -248,209 +232,244 @@ class LayerForward {
     }
   }
 
-  // Adds the recurrent product to slots [slot, end) of panel p, for all rows of a step.
-  template <int V>
-  void state_product(const Work& work, int64_t p, int slot, int end, int64_t rows, const T* packed,
-                     const T* a, int64_t lda, T* tile, int64_t ld) const {
-    if (pack_state_) {
-      T* c = tile + slot * kUnits;
-      panel_product<T, V>(rows, {P_size_, a + work.own.first * lda, work.own.step * lda,
-                                 packed + p * P_size_ * V * W, V * W, c, ld, c, ld});
-      return;
-    }
+  // Adds the product of unpacked recurrent weights to slots [slot, end) of panel p.
+  void dot_rows(const Work& work, int64_t p, int slot, int end, int64_t rows, const T* a,
+                int64_t lda, T* tile, int64_t ld) const {
     for (int64_t j = 0; j < rows; ++j) {
       dot_panel(w_->w_hh, P_size_, p, slot, end, a + (work.own.first + j * work.own.step) * lda,
                 tile + j * ld, tile + j * ld);
     }
   }
 
-  // One row at one step, as the gate mathematics sees it.
-  struct Row {
-    int64_t b, r, source;
-    bool last;          // of its sequence: its states are the final ones
-    bool reset_behind;  // the next step starts afresh
-  };
-
-  Row row(const Work& work, int64_t t, int64_t j) const {
-    Row row;
-    row.b = work.own.first + j * work.own.step;
-    row.r = s_.offset[t] + row.b;
-    row.source = work.walk.source(row.b);
-    row.last = !work.walk.has_next(t, row.b);
-    row.reset_behind = s_.reset && !row.last && work.walk.resets(work.walk.next(t, row.b));
-    return row;
+  // Looks up once a step what every panel of it needs.
+  void find_rows(const Work& work, int64_t t, int64_t rows, T* h_next) const {
+    for (int64_t j = 0; j < rows; ++j) {
+      const int64_t b = work.own.first + j * work.own.step;
+      const int64_t r = s_.offset[t] + b;
+      const bool last = !work.walk.has_next(t, b);
+      Row& row = work.rows[j];
+      row.b = b;
+      row.y = y_(r);
+      row.h_next = h_next + b * ldh_;
+      row.h_n = last ? h_n_ + work.walk.source(b) * P_size_ : nullptr;
+      row.c_n = last && c_n_ ? c_n_ + work.walk.source(b) * H_ : nullptr;
+      row.reserve = reserve_ ? reserve_ + r * reserve_slots(cell) * Hp_ : nullptr;
+      row.reset_behind = s_.reset && !last && work.walk.resets(work.walk.next(t, b));
+    }
   }
 
-  void put_h(const Row& row, T* h_next, int64_t unit, Vec<T> h) const {
-    store(h_next + row.b * ldh_ + unit, row.reset_behind ? Vec<T>{} : h);
+  ISA_INLINE void put_h(const Row& row, int64_t unit, Vec<T> h) const {
+    store(row.h_next + unit, row.reset_behind ? Vec<T>{} : h);
     const int64_t count = P_size_ - unit;
     if (count <= 0) return;
-    store_first(y_(row.r) + unit, h, count);
-    if (row.last) store_first(h_n_ + row.source * P_size_ + unit, h, count);
+    store_first(row.y + unit, h, count);
+    if (row.h_n) store_first(row.h_n + unit, h, count);
   }
 
-  void keep(const Row& row, int slot, int64_t unit, Vec<T> value) const {
-    if (reserve_) store(reserve_ + (row.r * reserve_slots(cell) + slot) * Hp_ + unit, value);
+  ISA_INLINE void keep(const Row& row, int slot, int64_t unit, Vec<T> value) const {
+    if (row.reserve) store(row.reserve + slot * Hp_ + unit, value);
   }
 
   // All rows of one step: the recurrent product of a panel, then its gates.
-  void advance(const Work& work, int64_t t, int64_t rows, T* gates, const T* h, T* h_next) const {
-    if (rows == 0 && !f_.plan.split_units) return;
+  void advance(const Work& work, int64_t rows, T* gates, const T* h) const {
+    if (rows == 0 && !split_units_) return;
     const int64_t ld = columns(work);
-    constexpr int kEnd = P_::kStateSlot + P_::kStateSlots;
+    const int64_t first = work.own.first, step = work.own.step;
     for (int64_t p = work.panels.begin; p < work.panels.end; ++p) {
       T* tile = gates + (p - work.panels.begin) * kColumns;
-      state_product<kStateVectors>(work, p, P_::kStateSlot, kEnd, rows, w_hh_, h, ldh_, tile, ld);
+      if (pack_state_) {
+        weights_.recur(p, rows, few_, h + first * ldh_, step * ldh_, tile, ld);
+      } else {
+        dot_rows(work, p, P_::kStateSlot, P_::kStateSlot + P_::kStateSlots, rows, h, ldh_, tile,
+                 ld);
+      }
       for (int64_t j = 0; j < rows; ++j) {
-        const Row at = row(work, t, j);
         for (int64_t v = 0; v < P_::kUnitVectors; ++v) {
           const int64_t unit = p * kUnits + v * W;
-          if (unit < Hp_) gate(at, unit, tile + j * ld + v * W, h, h_next);
+          if (unit < Hp_) gate(work.rows[j], unit, tile + j * ld + v * W, h);
         }
       }
     }
     if constexpr (kTwoPhases) {
-      if (f_.plan.split_units) work.member.sync();
+      if (split_units_) work.member.sync();
       for (int64_t p = work.panels.begin; p < work.panels.end; ++p) {
         T* tile = gates + (p - work.panels.begin) * kColumns;
-        state_product<P_::kUnitVectors>(work, p, 0, 1, rows, w_hn_, inner_, ldu_, tile, ld);
+        if (pack_state_) {
+          weights_.recur_candidate(p, rows, few_, inner_ + first * ldu_, step * ldu_, tile, ld);
+        } else {
+          dot_rows(work, p, 0, 1, rows, inner_, ldu_, tile, ld);
+        }
         for (int64_t j = 0; j < rows; ++j) {
-          const Row at = row(work, t, j);
+          const Row& row = work.rows[j];
           const int64_t unit = p * kUnits;
           const Vec<T> n = tanh<T>(load(tile + j * ld));
           const Vec<T> z = load(tile + j * ld + 2 * kUnits);
-          keep(at, 2, unit, n);
-          put_h(at, h_next, unit, n + z * (load(h + at.b * ldh_ + unit) - n));
+          keep(row, 2, unit, n);
+          put_h(row, unit, n + z * (load(h + row.b * ldh_ + unit) - n));
         }
       }
     }
     if (projected_) {
-      if (f_.plan.split_units) work.member.sync();
-      const int64_t ldo = state_panels_ * kPlainColumns<T>;
+      if (split_units_) work.member.sync();
+      const int64_t ldo = own_.state_count() * kPlainColumns<T>;
       for (int64_t q = work.states.begin; q < work.states.end; ++q) {
         const int64_t column = q * kPlainColumns<T>;
-        T* out = out_ + work.own.first * ldo + column;
-        const T* in = inner_ + work.own.first * ldu_;
+        T* out = out_ + first * ldo + column;
+        const T* in = inner_ + first * ldu_;
         if (pack_state_) {
-          panel_product<T, kPlainVectors>(
-              rows, {H_, in, work.own.step * ldu_, w_hr_ + q * H_ * kPlainColumns<T>,
-                     kPlainColumns<T>, out, work.own.step * ldo, nullptr, 0});
+          weights_.project_state(q, rows, few_, in, step * ldu_, out, step * ldo);
         }
         for (int64_t i = 0; i < rows * kPlainVectors && !pack_state_; ++i) {
-          const int64_t j = i / kPlainVectors * work.own.step, v = i % kPlainVectors * W;
+          const int64_t j = i / kPlainVectors * step, v = i % kPlainVectors * W;
           const int64_t count = std::clamp<int64_t>(P_size_ - column - v, 0, W);
           const T* matrix_rows = w_->w_hr + (count > 0 ? column + v : 0) * H_;
           store(out + j * ldo + v, dot_products(count, matrix_rows, H_, H_, in + j * ldu_));
         }
         for (int64_t j = 0; j < rows; ++j) {
-          const Row at = row(work, t, j);
-          for (int64_t v = 0; v < kPlainVectors; ++v) {
-            put_h(at, h_next, column + v * W, load(out + j * work.own.step * ldo + v * W));
-          }
+          for (int64_t v = 0; v < kPlainVectors; ++v)
+            put_h(work.rows[j], column + v * W, load(out + j * step * ldo + v * W));
         }
       }
     }
   }
 
   // The gate mathematics of one vector of units; `g` is its place in the panel's first slot.
-  ISA_INLINE void gate(const Row& at, int64_t unit, T* g, const T* h, T* h_next) const {
+  ISA_INLINE void gate(const Row& row, int64_t unit, T* g, const T* h) const {
     if constexpr (cell == Cell::kLstm) {
       // c' = f c + i g,  h' = o tanh(c')
       const Vec<T> i = sigmoid<T>(load(g)), f = sigmoid<T>(load(g + kUnits));
       const Vec<T> candidate = tanh<T>(load(g + 2 * kUnits)), o = sigmoid<T>(load(g + 3 * kUnits));
-      T* state = c_ + at.b * ldu_ + unit;
+      T* state = c_ + row.b * ldu_ + unit;
       const Vec<T> c = f * load(state) + i * candidate;
-      store(state, at.reset_behind ? Vec<T>{} : c);
-      if (at.last && unit < H_) store_first(c_n_ + at.source * H_ + unit, c, H_ - unit);
-      keep(at, 0, unit, i);
-      keep(at, 1, unit, f);
-      keep(at, 2, unit, candidate);
-      keep(at, 3, unit, o);
-      keep(at, 4, unit, c);
+      store(state, row.reset_behind ? Vec<T>{} : c);
+      if (row.c_n && unit < H_) store_first(row.c_n + unit, c, H_ - unit);
+      keep(row, 0, unit, i);
+      keep(row, 1, unit, f);
+      keep(row, 2, unit, candidate);
+      keep(row, 3, unit, o);
+      keep(row, 4, unit, c);
       const Vec<T> out = o * tanh<T>(c);
       if (projected_) {
-        store(inner_ + at.b * ldu_ + unit, out);
+        store(inner_ + row.b * ldu_ + unit, out);
       } else {
-        put_h(at, h_next, unit, out);
+        put_h(row, unit, out);
       }
     } else if constexpr (cell == Cell::kGru) {
       // n = tanh(n_x + r n_h),  h' = n + z (h - n)
       const Vec<T> r = sigmoid<T>(load(g + kUnits)), z = sigmoid<T>(load(g + 2 * kUnits));
       const Vec<T> n_h = load(g + 3 * kUnits);
       const Vec<T> n = tanh<T>(load(g) + r * n_h);
-      keep(at, 0, unit, r);
-      keep(at, 1, unit, z);
-      keep(at, 2, unit, n);
-      keep(at, 3, unit, n_h);
-      put_h(at, h_next, unit, n + z * (load(h + at.b * ldh_ + unit) - n));
+      keep(row, 0, unit, r);
+      keep(row, 1, unit, z);
+      keep(row, 2, unit, n);
+      keep(row, 3, unit, n_h);
+      put_h(row, unit, n + z * (load(h + row.b * ldh_ + unit) - n));
     } else if constexpr (cell == Cell::kGruResetBefore) {
       // r and z, and the reset state that n will be made from
       const Vec<T> r = sigmoid<T>(load(g + kUnits)), z = sigmoid<T>(load(g + 2 * kUnits));
       store(g + 2 * kUnits, z);
-      store(inner_ + at.b * ldu_ + unit, r * load(h + at.b * ldh_ + unit));
-      keep(at, 0, unit, r);
-      keep(at, 1, unit, z);
+      store(inner_ + row.b * ldu_ + unit, r * load(h + row.b * ldh_ + unit));
+      keep(row, 0, unit, r);
+      keep(row, 1, unit, z);
     } else {
       const Vec<T> a = load(g);
-      put_h(at, h_next, unit, cell == Cell::kRnnTanh ? tanh<T>(a) : (a < T(0) ? Vec<T>{} : a));
+      put_h(row, unit, cell == Cell::kRnnTanh ? tanh<T>(a) : (a < T(0) ? Vec<T>{} : a));
     }
   }
 
   const Forward<T>& f_;
   const Sequence& s_;
-  const int64_t H_, Hp_, P_size_, panels_, Hu_, state_panels_;
-  const bool projected_;
+  const int64_t H_, Hp_, P_size_;
+  const bool projected_, few_, split_units_;
+  Weights_ own_;             // memory for weights that this call packs
+  Weights_ weights_;         // of the layer at hand
   const int64_t ldh_, ldu_;  // strides of rows of h, and of c and inner; odd multiples of 64 bytes
   int64_t chunk_rows_, gates_stride_;
   const Weights<const T>* w_ = nullptr;         // of the layer at hand
   bool pack_input_ = true, pack_state_ = true;  // else its products read the weights as they are
-  T* w_ih_;                                     // (panels, I, input vectors)
-  T* w_hh_;                                     // (panels, P, state vectors)
-  T* w_hn_ = nullptr;                           // (panels, P, units): reset before
-  T* w_hr_ = nullptr;                           // (state panels, H, plain columns)
-  T* bias_;                                     // (panels, slots, units)
   T* h_[2];                                     // (B, ldh) before and after a step
   T* c_ = nullptr;                              // (B, ldu)
   T* inner_ = nullptr;  // (B, ldu) o tanh(c) before the projection, or r h with reset before
   T* out_ = nullptr;    // (B, state panels) projected outputs of a step
   T* gates_;            // per rank: a chunk of gate pre-activations
   T* scratch_;          // per rank
-  const T** rows_;      // per rank
-  const T** scale_;     // per rank
+  const T** features_;  // per rank: rows of the input, and
+  const T** factors_;   // what they are multiplied by
+  Row* rows_;           // per rank
   Rows<T> y_;
   T* reserve_;
   T *h_n_, *c_n_;
 };
 
-template <Cell cell, typename T>
-static size_t forward_stack(const Forward<T>& f, const Member* member, void* workspace) {
-  Arena arena(workspace);
-  LayerForward<cell, T> direction0(f, arena, largest_input(f));
-  LayerForward<cell, T> direction1 =
-      f.D == 2 ? LayerForward<cell, T>(f, arena, largest_input(f)) : direction0;
-  const int64_t width = f.D * f.P;
-  // Outputs of the inner layers: kept in the reserve for backward, else two that take turns.
-  T* kept = f.reserve
-                ? f.reserve + f.L * f.D * f.sequence.N * reserve_slots(cell) * padded_units(f.H)
-                : nullptr;
+// Outputs of all layers but the last: kept in the reserve for backward, else two that take turns.
+// A layer overwrites those of the layer two below, at steps that the layer between has read.
+template <typename T>
+struct InnerOutputs {
+  T* kept = nullptr;
   T* spare[2] = {nullptr, nullptr};
-  if (!kept)
-    for (int64_t i = 0; i < std::min<int64_t>(f.L - 1, 2); ++i)
-      spare[i] = arena.take<T>(f.sequence.N * width);
-  if (member == nullptr) return arena.used();
+  int64_t size, width;
 
-  const T* below = nullptr;
+  InnerOutputs(const Forward<T>& f, Arena& arena)
+      : size(f.sequence.N * f.D * f.P), width(f.D * f.P) {
+    if (f.reserve) {
+      kept = f.reserve + f.L * f.D * f.sequence.N * reserve_slots(f.cell) * padded_units(f.H);
+    } else {
+      for (int64_t i = 0; i < std::min<int64_t>(f.L - 1, 2); ++i) spare[i] = arena.take<T>(size);
+    }
+  }
+
+  T* of(int64_t l) const { return kept ? kept + l * size : spare[l % 2]; }
+  const T* below(int64_t l) const { return l > 0 ? of(l - 1) : nullptr; }
+  Rows<T> output(const Forward<T>& f, int64_t l) const {
+    return l == f.L - 1 ? f.y : Rows<T>{of(l), nullptr, width};
+  }
+};
+
+template <Cell cell, typename T, typename S>
+static size_t forward_stack(const Forward<T>& f, const Member* member, void* workspace) {
+  using Layer = LayerForward<cell, T, S>;
+  Arena arena(workspace);
+  const InnerOutputs<T> inner(f, arena);
+  Layer direction0(f, arena, largest_input(f));
+  Layer direction1 = f.D == 2 ? Layer(f, arena, largest_input(f)) : direction0;
+  if (member == nullptr) return arena.used();
   for (int64_t l = 0; l < f.L; ++l) {
-    const LayerInput<T> input = layer_input(f, l, below);
-    T* inner = kept ? kept + l * f.sequence.N * width : spare[l % 2];
-    const Rows<T> y = l == f.L - 1 ? f.y : Rows<T>{inner, nullptr, width};
+    const LayerInput<T> input = layer_input(f, l, inner.below(l));
     for (int64_t d = 0; d < f.D; ++d) {
       Member group;
       if (!join_direction(f.D, d, *member, group)) continue;
-      (d == 0 ? direction0 : direction1).run(l, d, input, y, f.reserve, group);
+      (d == 0 ? direction0 : direction1).run(l, d, input, inner.output(f, l), f.reserve, group);
     }
-    below = inner;
     member->sync();
   }
+  return arena.used();
+}
+
+// The same with layers on threads, dealt out in turn: every thread has buffers of its own and works
+// alone, a chunk of steps behind the layer below.
+template <Cell cell, typename T, typename S>
+static size_t forward_wavefront(const Forward<T>& f, const Member* member, void* workspace) {
+  Arena arena(workspace);
+  const InnerOutputs<T> inner(f, arena);
+  Signal* done = arena.take<Signal>(f.L);
+  Forward<T> alone = f;
+  alone.plan.threads = 1;
+  const int64_t rank = member ? member->rank : 0;
+  const auto layer = [&] { return LayerForward<cell, T, S>(alone, arena, largest_input(f)); };
+  for (int64_t before = 0; before < rank; ++before) layer();
+  LayerForward<cell, T, S> mine = layer();
+  if (member == nullptr) {
+    for (int64_t after = 1; after < f.plan.threads; ++after) layer();
+    return arena.used();
+  }
+  if (rank == 0)
+    for (int64_t l = 0; l < f.L; ++l) new (done + l) Signal;
+  member->sync();
+  for (int64_t l = rank; l < f.L; l += member->size) {
+    const LayerInput<T> input = layer_input(f, l, inner.below(l));
+    mine.run(l, 0, input, inner.output(f, l), f.reserve, Member(0, 1, member->barriers),
+             l > 0 ? done + l - 1 : nullptr, done + l);
+  }
+  member->sync();
   return arena.used();
 }

@@ -15,26 +15,29 @@ inline constexpr int kTileRows = ISA_REGISTERS == 32 ? (V == 4 ? 6 : 8)
                                                         : V == 2 ? 6
                                                                  : 8);
 
-constexpr int k_unrolling(int accumulators) {
-  if (ISA_REGISTERS == 32) return accumulators <= 4 ? 4 : accumulators <= 9 ? 2 : 1;
-  return accumulators <= 3 ? 4 : accumulators <= 6 ? 2 : 1;
-}
+// Sums that a tile keeps apart over k. One accumulator per element has the same order of additions
+// in tiles of every height, so that results do not depend on how rows fall into tiles, and hence
+// not on how they are dealt to threads. Only calls that never have more than kFewTileRows rows need
+// more: there a tile has too few accumulators to cover the latency of an FMA.
+inline constexpr int kFewTileRows = ISA_REGISTERS == 32 ? 2 : 1;
+constexpr int k_unrolling(int vectors) { return vectors >= (ISA_REGISTERS == 32 ? 4 : 3) ? 2 : 4; }
 
 // How A lies: rows with k adjacent (element (m, k) at m * stride + k), or k after k with the rows
 // adjacent (element (m, k) at k * stride + m), as pack_rows leaves it.
 enum class Layout { kRows, kColumns };
 
-template <typename T>
+template <typename T, typename S = T>
 struct Tile {
   int64_t K;
   const T* a;
   int64_t stride;
-  const T* b;  // a panel (K, V * lanes), its rows ldb apart
+  const Unit<S>* b;  // a panel (groups of k, V * lanes), its rows ldb apart
   int64_t ldb;
   T* c;
   int64_t ldc;
   const T* add;   // what the product is added to: C itself, a row for all rows (stride 0), or
   int64_t ldadd;  // null for nothing
+  const T* scale = nullptr;  // (V * lanes) what each column is multiplied by, where S wants it
 };
 
 // Products are cut into runs of at most this many k. The run of a panel, 32 KiB with 64-byte
@@ -43,35 +46,50 @@ struct Tile {
 // and the number of runs instead of with their product.
 inline constexpr int64_t kRun = 128;
 
-template <typename T, int MR, int V, Layout layout>
-static void tile_product(const Tile<T>& tile) {
+template <typename T, typename S, int MR, int V, Layout layout, bool few>
+static void tile_product(const Tile<T, S>& tile) {
   constexpr int64_t W = kLanes<T>;
-  constexpr int U = k_unrolling(MR * V);
-  const T* b = tile.b;
+  constexpr int G = kGroup<S>;
+  constexpr int U = few ? k_unrolling(V) : 1;
+  constexpr int kStep = U > G ? U : G;  // both are powers of two
+  const Unit<S>* b = tile.b;
   const T* const a = tile.a;
   const int64_t stride = tile.stride;
   Vec<T> acc[U][MR][V] = {};
-  const auto step = [&](int u, int64_t at) __attribute__((always_inline)) {
-    Vec<T> columns[V];
+  // Groups [0, count / G) at k = at; of the last group only `count` % G where that is not 0.
+  const auto step = [&](int64_t at, int count) __attribute__((always_inline)) {
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) columns[v] = load(b + u * tile.ldb + v * W);
+    for (int q = 0; q * G < count; ++q) {
+      Vec<T> columns[G][V];
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) {
+        Vec<T> group[G];
+        unpack<T, S>(b + q * tile.ldb + v * W, group);
+#pragma GCC unroll 4
+        for (int j = 0; j < G; ++j) columns[j][v] = group[j];
+      }
+#pragma GCC unroll 4
+      for (int j = 0; j < G; ++j) {
+        const int64_t k = at + q * G + j;
+        if (q * G + j >= count) break;
 #pragma GCC unroll 8
-    for (int m = 0; m < MR; ++m) {
-      const Vec<T> row =
-          broadcast(layout == Layout::kRows ? a[m * stride + at] : a[at * stride + m]);
+        for (int m = 0; m < MR; ++m) {
+          const Vec<T> row =
+              broadcast(layout == Layout::kRows ? a[m * stride + k] : a[k * stride + m]);
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) acc[u][m][v] += row * columns[v];
+          for (int v = 0; v < V; ++v) acc[(q * G + j) % U][m][v] += row * columns[j][v];
+        }
+      }
     }
   };
   int64_t k = 0;
-  for (; k + U <= tile.K; k += U) {
-#pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) step(u, k + u);
-    b += U * tile.ldb;
+  for (; k + kStep <= tile.K; k += kStep) {
+    step(k, kStep);
+    b += kStep / G * tile.ldb;
   }
-  if constexpr (U > 1) {
-    for (; k < tile.K; ++k) {
-      step(0, k);
+  if constexpr (kStep > 1) {
+    for (; k < tile.K; k += G) {
+      step(k, G == 1 ? 1 : static_cast<int>(std::min<int64_t>(G, tile.K - k)));
       b += tile.ldb;
     }
   }
@@ -82,6 +100,7 @@ static void tile_product(const Tile<T>& tile) {
       Vec<T> sum = acc[0][m][v];
 #pragma GCC unroll 4
       for (int u = 1; u < U; ++u) sum += acc[u][m][v];
+      if constexpr (kScaled<S>) sum *= load(tile.scale + v * W);
       T* c = tile.c + m * tile.ldc + v * W;
       store(c, tile.add ? load(tile.add + m * tile.ldadd + v * W) + sum : sum);
     }
@@ -89,32 +108,58 @@ static void tile_product(const Tile<T>& tile) {
 }
 
 // The tile product for a run-time number of rows, 1 <= rows <= kTileRows<V>.
-template <typename T, int V, Layout layout, int MR = kTileRows<V>>
-static void rows_product(int64_t rows, const Tile<T>& tile) {
-  if (rows == MR) return tile_product<T, MR, V, layout>(tile);
-  if constexpr (MR > 1) rows_product<T, V, layout, MR - 1>(rows, tile);
+template <typename T, typename S, int V, Layout layout, int MR = kTileRows<V>>
+static void rows_product(int64_t rows, bool few, const Tile<T, S>& tile) {
+  if (rows == MR) {
+    if constexpr (MR <= kFewTileRows) {
+      if (few) return tile_product<T, S, MR, V, layout, true>(tile);
+    }
+    return tile_product<T, S, MR, V, layout, false>(tile);
+  }
+  if constexpr (MR > 1) rows_product<T, S, V, layout, MR - 1>(rows, few, tile);
 }
 
 // The product for one panel, any number of rows and any K. Where A lies in columns, its tiles
-// follow each other, `tile_step` elements apart.
-template <typename T, int V, Layout layout = Layout::kRows>
-static void panel_product(int64_t rows, const Tile<T>& p, int64_t tile_step = 0) {
+// follow each other, `tile_step` elements apart, each kTileRows high; rows are cut into tiles of
+// heights as equal as can be. `few`: the call has at most kFewTileRows rows. Narrow weights that
+// more than one tile reads are widened once per run.
+template <typename T, int V, Layout layout = Layout::kRows, typename S = T>
+static void panel_product(int64_t rows, bool few, const Tile<T, S>& p, int64_t tile_step = 0) {
   constexpr int64_t MR = kTileRows<V>;
-  if (layout == Layout::kRows) tile_step = MR * p.stride;
-  for (int64_t k = 0; k < p.K; k += kRun) {
-    Tile<T> tile = p;
-    tile.K = std::min(kRun, p.K - k);
+  constexpr int64_t NR = V * kLanes<T>;
+  if constexpr (!std::is_same_v<T, S>) {
+    if (rows > MR) {
+      alignas(64) T wide[kRun * NR];
+      for (int64_t k = 0; k < p.K; k += kRun) {
+        const int64_t depth = std::min(kRun, p.K - k);
+        widen<T, S>(depth, NR, p.b + k / kGroup<S> * p.ldb, p.ldb, p.scale, wide);
+        panel_product<T, V, layout, T>(
+            rows, few,
+            {depth, p.a + (layout == Layout::kRows ? k : k * p.stride), p.stride, wide, NR, p.c,
+             p.ldc, k > 0 ? p.c : p.add, k > 0 ? p.ldc : p.ldadd},
+            tile_step);
+      }
+      return;
+    }
+  }
+  const int64_t run = few ? kRun * k_unrolling(V) : kRun;
+  const int64_t tiles = (rows + MR - 1) / MR;
+  for (int64_t k = 0; k < p.K; k += run) {
+    Tile<T, S> tile = p;
+    tile.K = std::min(run, p.K - k);
     tile.a = p.a + (layout == Layout::kRows ? k : k * p.stride);
-    tile.b = p.b + k * p.ldb;
+    tile.b = p.b + k / kGroup<S> * p.ldb;
     if (k > 0) {
       tile.add = p.c;
       tile.ldadd = p.ldc;
     }
-    for (int64_t m = 0; m < rows; m += MR) {
-      rows_product<T, V, layout>(std::min(MR, rows - m), tile);
-      tile.a += tile_step;
-      tile.c += MR * tile.ldc;
-      if (tile.add) tile.add += MR * tile.ldadd;
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t height = layout == Layout::kColumns ? std::min(MR, rows - i * MR)
+                                                        : rows * (i + 1) / tiles - rows * i / tiles;
+      rows_product<T, S, V, layout>(height, few, tile);
+      tile.a += layout == Layout::kColumns ? tile_step : height * tile.stride;
+      tile.c += height * tile.ldc;
+      if (tile.add) tile.add += height * tile.ldadd;
     }
   }
 }
@@ -153,18 +198,19 @@ constexpr int64_t large_product_scratch() {
 // Rows an equal distance apart are read in place, others packed into scratch block by block. Panel
 // p of B lies at b + p * panel_stride as (K, V * lanes); its product goes to c + p * panel_step of
 // each row of C, and what it is added to lies at add + p * panel_step of each row there.
-template <typename T>
+template <typename T, typename S = T>
 struct LargeProduct {
   int64_t M, K, panels;
-  const T* const* rows;   // (M)
-  const T* const* scale;  // (M) or null: multiplies A element by element
-  const T* b;
+  const T* const* rows;     // (M)
+  const T* const* factors;  // (M) or null: multiplies A element by element
+  const Unit<S>* b;
   int64_t panel_stride;
   T* c;
   int64_t ldc, panel_step;
   const T* add;  // as in Tile
   int64_t ldadd;
   T* scratch;
+  const T* scale = nullptr;  // (panels, V * lanes), as in Tile
 };
 
 // Whether row pointers are an equal distance apart, and none is null.
@@ -177,50 +223,37 @@ static bool evenly_spaced(const T* const* rows, int64_t count) {
   return true;
 }
 
-template <typename T, int V>
-static void large_product(const LargeProduct<T>& p) {
+template <typename T, int V, typename S = T>
+static void large_product(const LargeProduct<T, S>& p) {
   constexpr int64_t MR = kTileRows<V>;
   constexpr int64_t NR = V * kLanes<T>;
   for (int64_t m = 0; m < p.M; m += kBlockRows) {
     const int64_t height = std::min(kBlockRows, p.M - m);
     const T* const* rows = p.rows + m;
-    const bool in_place = p.scale == nullptr && evenly_spaced(rows, height);
+    const bool in_place = p.factors == nullptr && evenly_spaced(rows, height);
     const int64_t distance = height > 1 ? rows[1] - rows[0] : 0;
     for (int64_t k = 0; k < p.K; k += kBlockDepth) {
       const int64_t depth = std::min(kBlockDepth, p.K - k);
       for (int64_t i = 0; i < height && !in_place; i += MR) {
-        pack_rows(std::min(MR, height - i), MR, rows + i, p.scale ? p.scale + m + i : nullptr, k,
-                  k + depth, p.scratch + i * depth);
+        pack_rows(std::min(MR, height - i), MR, rows + i, p.factors ? p.factors + m + i : nullptr,
+                  k, k + depth, p.scratch + i * depth);
       }
       for (int64_t panel = 0; panel < p.panels; ++panel) {
-        const T* b = p.b + panel * p.panel_stride + k * NR;
+        const Unit<S>* b = p.b + panel * p.panel_stride + k / kGroup<S> * NR;
         T* c = p.c + m * p.ldc + panel * p.panel_step;
         const T* add = k > 0 ? c : p.add ? p.add + m * p.ldadd + panel * p.panel_step : nullptr;
         const int64_t ldadd = k > 0 ? p.ldc : p.ldadd;
+        const T* scale = p.scale ? p.scale + panel * NR : nullptr;
         if (in_place) {
-          panel_product<T, V>(height, {depth, rows[0] + k, distance, b, NR, c, p.ldc, add, ldadd});
+          panel_product<T, V, Layout::kRows, S>(
+              height, false, {depth, rows[0] + k, distance, b, NR, c, p.ldc, add, ldadd, scale});
         } else {
-          panel_product<T, V, Layout::kColumns>(
-              height, {depth, p.scratch, MR, b, NR, c, p.ldc, add, ldadd}, depth * MR);
+          panel_product<T, V, Layout::kColumns, S>(
+              height, false, {depth, p.scratch, MR, b, NR, c, p.ldc, add, ldadd, scale},
+              depth * MR);
         }
       }
     }
-  }
-}
-
-// Transposes a strip of a row-major matrix: out[k * ldo + lane] = w[lane * ldw + k] for `count` <=
-// W rows, zeros in the lanes behind.
-template <typename T>
-static void pack_transposed(int64_t count, const T* w, int64_t ldw, int64_t K, T* out,
-                            int64_t ldo) {
-  constexpr int64_t W = kLanes<T>;
-  for (int64_t k = 0; k < K; k += W) {
-    Vec<T> square[W];
-    for (int64_t lane = 0; lane < W; ++lane) {
-      square[lane] = lane < count ? load_first(w + lane * ldw + k, K - k) : Vec<T>{};
-    }
-    transpose<T>(square);
-    for (int64_t i = 0; i < std::min(W, K - k); ++i) store(out + (k + i) * ldo, square[i]);
   }
 }
 

@@ -83,7 +83,8 @@ static void gradient_product(const GradientProduct<T>& p, int64_t begin, int64_t
       }
       T* c = p.transposed + panel * height * NR;
       panel_product<T, kPlainVectors, Layout::kColumns>(
-          height, {depth, scratch, MR, packed, NR, c, NR, r0 > 0 ? c : nullptr, NR}, depth * MR);
+          height, false, {depth, scratch, MR, packed, NR, c, NR, r0 > 0 ? c : nullptr, NR},
+          depth * MR);
     }
   }
 }

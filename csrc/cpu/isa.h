@@ -13,10 +13,13 @@ namespace ISA {
 // needs vec.h
 #include "math.h"
 // needs vec.h
+#include "storage.h"
+// needs storage.h
 #include "gemm.h"
 // needs gemm.h
 #include "engine.h"
 #include "gradients.h"
+#include "panels.h"
 // need all of the above
 #include "backward.h"
 #include "forward.h"

@@ -67,12 +67,18 @@ struct Weights {
   T* w_hr;  // (P, H) or null: no projection
 };
 
-// How the work of one layer is laid on threads. Either each thread carries its own batch rows
-// through all steps and never waits (split_units = false), or all threads share every step, each
-// with its own hidden units, and meet at a barrier once a step.
+// How the work is laid on threads.
+enum class Split {
+  kRows,    // each thread carries its own batch rows through all steps and never waits
+  kUnits,   // all share every step, each with its own hidden units, and meet once a step or twice
+  kLayers,  // each runs layers of its own, some steps behind the layer below: forward, one
+            // direction
+};
+
 struct Plan {
   int threads = 1;
-  bool split_units = false;
+  Split split = Split::kRows;
+  double seconds = 0;  // what the call is expected to take
 };
 
 // A whole stack. Layer l, direction d has index l * D + d in weights, h_0, c_0, h_n, c_n.
@@ -86,12 +92,18 @@ struct Stack {
   Rows<const T> x;                  // N rows of I
   Rows<const T> dropout_mask;       // N rows of D*P: of layer 0; layer l lies mask_layer further
   int64_t mask_layer;
-  const T* h_0;  // (L*D, B, P)
-  const T* c_0;  // (L*D, B, H), LSTM only
+  const T* h_0;  // (L*D, B, P) or null: zero
+  const T* c_0;  // (L*D, B, H) or null: zero; LSTM only
 };
+
+// What packed weights are stored as: T itself, bfloat16, or 8-bit integers with a scale per row of
+// a weight matrix. The narrow types are for float only.
+enum class WeightType { kFull, kBf16, kInt8 };
 
 template <typename T>
 struct Forward : Stack<T> {
+  const void* packed;  // what Kernels::pack made of the weights, or null: each call packs them anew
+  WeightType packed_type;
   Rows<T> y;   // N rows of D*P
   T* h_n;      // (L*D, B, P)
   T* c_n;      // (L*D, B, H), LSTM only
@@ -126,6 +138,12 @@ struct Kernels {
   size_t (*forward_workspace_f64)(const Forward<double>&);
   size_t (*backward_workspace_f32)(const Backward<float>&);
   size_t (*backward_workspace_f64)(const Backward<double>&);
+  // Weights that stay packed between calls of forward: bytes, and the packing of the layers in
+  // `stack`, of which only sizes and weights are read, to a block aligned to 64.
+  size_t (*packed_size_f32)(const Stack<float>& stack, WeightType);
+  size_t (*packed_size_f64)(const Stack<double>& stack, WeightType);
+  void (*pack_f32)(const Stack<float>& stack, WeightType, void* packed);
+  void (*pack_f64)(const Stack<double>& stack, WeightType, void* packed);
   void (*forward_f32)(const Forward<float>&, const Member&, void* workspace);
   void (*forward_f64)(const Forward<double>&, const Member&, void* workspace);
   void (*backward_f32)(const Backward<float>&, const Member&, void* workspace);

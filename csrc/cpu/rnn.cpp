@@ -19,6 +19,7 @@
 #include "dispatch.h"
 #include "kernels.h"
 #include "plan.h"
+#include "team_run.h"
 
 namespace seq2seq_ext {
 namespace {
@@ -179,8 +180,9 @@ struct Arguments {
             reset.empty() ? nullptr : reset.data()};
   }
 
-  Plan plan(int vector_bytes) const {
-    const Problem problem{cell,        T, B, N, I, H, P, L, D, dtype == ScalarType::Float ? 4u : 8u,
+  Plan plan(bool backward, int vector_bytes) const {
+    const Problem problem{cell,        backward, false, T, B, N,
+                          I,           H,        P,     L, D, dtype == ScalarType::Float ? 4u : 8u,
                           vector_bytes};
     return make_plan(problem, static_cast<int>(torch::stable::get_num_threads()));
   }
@@ -345,7 +347,8 @@ struct StackStorage {
 };
 
 template <typename T>
-void fill_stack(const Arguments& a, int vector_bytes, StackStorage<T>& storage, Stack<T>& stack) {
+void fill_stack(const Arguments& a, bool backward, int vector_bytes, StackStorage<T>& storage,
+                Stack<T>& stack) {
   stack.cell = a.cell;
   stack.L = a.L;
   stack.D = a.D;
@@ -353,7 +356,7 @@ void fill_stack(const Arguments& a, int vector_bytes, StackStorage<T>& storage, 
   stack.H = a.H;
   stack.P = a.P;
   stack.sequence = a.sequence();
-  stack.plan = a.plan(vector_bytes);
+  stack.plan = a.plan(backward, vector_bytes);
   storage.weights = weight_pointers<const T>(a, a.weights);
   stack.weights = storage.weights.data();
   stack.x = rows_of(a, static_cast<const T*>(a.x.const_data_ptr()), a.x, storage.x_offset);
@@ -373,39 +376,6 @@ void fill_stack(const Arguments& a, int vector_bytes, StackStorage<T>& storage, 
 }
 
 // ---- running --------------------------------------------------------------------------------
-
-// Runs `kernel(call, member, workspace)` on plan.threads of torch's threads at once. Members wait
-// for each other, so every one must have a thread of its own; where torch gives fewer (inside
-// another parallel region, or under a thread limit), the first alone does all of it.
-template <typename Call, typename Size, typename Kernel>
-void run_team(Call& call, const Size& workspace_size, const Kernel& kernel) {
-  const int threads = call.plan.threads;
-  size_t bytes = workspace_size(call);
-  const Plan planned = call.plan;
-  if (threads > 1) {
-    call.plan = Plan{};
-    bytes = std::max(bytes, workspace_size(call));
-    call.plan = planned;
-  }
-  const int64_t size[] = {static_cast<int64_t>(bytes)};
-  const Tensor workspace = torch::stable::empty({size, 1}, ScalarType::Byte);
-  void* memory = workspace.mutable_data_ptr();
-  Barriers barriers;
-  if (threads == 1) return kernel(call, Member(0, 1, &barriers), memory);
-  std::atomic<int> members{0}, covered{0};
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-    members.fetch_add(1, std::memory_order_relaxed);
-    covered.fetch_add(static_cast<int>(end - begin), std::memory_order_acq_rel);
-    while (covered.load(std::memory_order_acquire) < threads) std::this_thread::yield();
-    if (members.load(std::memory_order_relaxed) == threads) {
-      kernel(call, Member(static_cast<int>(begin), threads, &barriers), memory);
-    } else if (begin == 0) {
-      Call alone = call;
-      alone.plan = Plan{};
-      kernel(alone, Member(0, 1, &barriers), memory);
-    }
-  });
-}
 
 Tensor empty_like_x(const Arguments& a, const Shape& shape) {
   return torch::stable::new_empty(a.x, {shape.data(), shape.size()});
@@ -427,7 +397,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const Arguments& a, bool save
   const Kernels& kernels = active_kernels();
   StackStorage<T> storage;
   Forward<T> call{};
-  fill_stack(a, kernels.vector_bytes, storage, call);
+  fill_stack(a, false, kernels.vector_bytes, storage, call);
   T* y_base = static_cast<T*>(y.mutable_data_ptr());
   zero_padding(a, y_base, a.D * a.P);
   call.y = rows_of(a, y_base, y, storage.y_offset);
@@ -460,7 +430,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> backward(
   const Kernels& kernels = active_kernels();
   StackStorage<T> storage;
   Backward<T> call{};
-  fill_stack(a, kernels.vector_bytes, storage, call);
+  fill_stack(a, true, kernels.vector_bytes, storage, call);
   const Tensor outputs = with_adjacent_features(y);
   call.y = rows_of(a, static_cast<const T*>(outputs.const_data_ptr()), outputs, storage.y_offset);
   call.reserve = static_cast<const T*>(reserve.const_data_ptr());

@@ -258,19 +258,30 @@ class Call {
     reserve_.assign(reserve_size(c.cell, c.L, c.D, N, c.H, c.P), nan());
   }
 
-  Outputs forward(bool save) {
+  // Leaves the initial states out, which means zeros.
+  void start_from_nothing() { stack_.h_0 = stack_.c_0 = nullptr; }
+
+  Outputs forward(bool save) { return forward(save, nullptr, WeightType::kFull); }
+
+  // Forward on weights packed beforehand.
+  Outputs forward_packed(WeightType type) {
+    Block packed(of_type(kernels_.packed_size_f32, kernels_.packed_size_f64)(stack_, type));
+    of_type(kernels_.pack_f32, kernels_.pack_f64)(stack_, type, packed.data());
+    return forward(false, packed.data(), type);
+  }
+
+  Outputs forward(bool save, const void* packed, WeightType type) {
     Forward<T> f{};
     static_cast<Stack<T>&>(f) = stack_;
+    f.packed = packed;
+    f.packed_type = type;
     std::vector<T> h_n(h_0_.size(), nan()), c_n(c_0_.size(), nan());
     f.y = {y_.data(), y_offset_.data(), 0};
     f.h_n = h_n.data();
     f.c_n = c_n.data();
     f.reserve = save ? reserve_.data() : nullptr;
-    if constexpr (std::is_same_v<T, float>) {
-      run(f, kernels_.forward_workspace_f32, kernels_.forward_f32);
-    } else {
-      run(f, kernels_.forward_workspace_f64, kernels_.forward_f64);
-    }
+    run(f, of_type(kernels_.forward_workspace_f32, kernels_.forward_workspace_f64),
+        of_type(kernels_.forward_f32, kernels_.forward_f64));
     return {widen(y_), widen(h_n), widen(c_n)};
   }
 
@@ -294,11 +305,8 @@ class Call {
     f.d_h_0 = d_h_0.data();
     f.d_c_0 = d_c_0.data();
     f.d_weights = targets.data();
-    if constexpr (std::is_same_v<T, float>) {
-      run(f, kernels_.backward_workspace_f32, kernels_.backward_f32);
-    } else {
-      run(f, kernels_.backward_workspace_f64, kernels_.backward_f64);
-    }
+    run(f, of_type(kernels_.backward_workspace_f32, kernels_.backward_workspace_f64),
+        of_type(kernels_.backward_f32, kernels_.backward_f64));
     Inputs gradients{widen(d_x), widen(d_h_0), widen(d_c_0), {}};
     for (const auto& w : d_weights) gradients.weights.push_back(widen(w));
     return gradients;
@@ -317,11 +325,35 @@ class Call {
     return {at(0), at(1), at(2), at(3), at(4)};
   }
 
+  // The entry for T.
+  template <typename Single, typename Double>
+  static auto of_type(Single f32, Double f64) {
+    if constexpr (std::is_same_v<T, float>) {
+      return f32;
+    } else {
+      return f64;
+    }
+  }
+
+  // Memory of exactly that size, full of NaN.
+  class Block {
+   public:
+    explicit Block(size_t bytes) : data_(::operator new(bytes, std::align_val_t(64))) {
+      std::fill_n(static_cast<unsigned char*>(data_), bytes, 0xFF);
+    }
+    Block(const Block&) = delete;
+    Block& operator=(const Block&) = delete;
+    ~Block() { ::operator delete(data_, std::align_val_t(64)); }
+    void* data() const { return data_; }
+
+   private:
+    void* data_;
+  };
+
   template <typename F, typename Size, typename Kernel>
   static void run(const F& call, Size size, Kernel kernel) {
-    const size_t bytes = size(call);
-    void* workspace = ::operator new(bytes, std::align_val_t(64));
-    std::fill_n(static_cast<unsigned char*>(workspace), bytes, 0xFF);  // NaN
+    const Block block(size(call));
+    void* const workspace = block.data();
     Barriers barriers;
     std::vector<std::thread> threads;
     for (int rank = 1; rank < call.plan.threads; ++rank) {
@@ -330,7 +362,6 @@ class Call {
     }
     kernel(call, Member(0, call.plan.threads, &barriers), workspace);
     for (std::thread& thread : threads) thread.join();
-    ::operator delete(workspace, std::align_val_t(64));
   }
 
   const Case c_;
@@ -350,7 +381,10 @@ std::string describe(const Case& c, const char* isa, Plan plan) {
   std::snprintf(text, sizeof text, "%s %s T%d B%d I%d H%d P%d L%d D%d%s%s%s%s, %d threads%s", isa,
                 name(c.cell), int(c.T), int(c.B), int(c.I), int(c.H), int(c.P), int(c.L), int(c.D),
                 c.bias ? " bias" : "", c.lengths ? " lengths" : "", c.resets ? " resets" : "",
-                c.mask ? " mask" : "", plan.threads, plan.split_units ? " on units" : "");
+                c.mask ? " mask" : "", plan.threads,
+                plan.split == Split::kUnits    ? " on units"
+                : plan.split == Split::kLayers ? " on layers"
+                                               : "");
   return text;
 }
 
@@ -384,6 +418,34 @@ void compare(const std::string& where, const Inputs& got, const Inputs& wanted, 
   }
 }
 
+// The weights as a narrow type holds them. The biases stay as they are.
+Inputs rounded(Inputs in, const Case& c, WeightType type) {
+  for (int64_t i = 0; i < static_cast<int64_t>(in.weights.size()); ++i) {
+    if (i % 5 == 2 || i % 5 == 3 || in.weights[i].empty()) continue;
+    Values& w = in.weights[i];
+    const int64_t rows = i % 5 == 4 ? c.P : num_gates(c.cell) * c.H;
+    const int64_t width = static_cast<int64_t>(w.size()) / rows;
+    for (int64_t row = 0; row < rows; ++row) {
+      float largest = 0;
+      for (int64_t k = 0; k < width; ++k)
+        largest = std::max(largest, std::fabs(static_cast<float>(w[row * width + k])));
+      for (int64_t k = 0; k < width; ++k) {
+        double& value = w[row * width + k];
+        const auto single = static_cast<float>(value);
+        if (type == WeightType::kBf16) {
+          // 8 significant bits.
+          int exponent;
+          const double fraction = std::frexp(double(single), &exponent);
+          value = std::ldexp(std::nearbyint(std::ldexp(fraction, 8)), exponent - 8);
+        } else {
+          value = std::nearbyint(single * (127 / largest)) * double(largest) / 127;
+        }
+      }
+    }
+  }
+  return in;
+}
+
 double dot(const Values& a, const Values& b) {
   return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
 }
@@ -415,6 +477,12 @@ void test(const Case& c, uint64_t seed) {
     for (int64_t t = setting.length[b]; t < c.T; ++t)
       std::fill_n(&cotangent.y[(t * c.B + b) * c.D * c.P], c.D * c.P, 0.0);
 
+  const Outputs in_bf16 = scalar_forward(c, rounded(in, c, WeightType::kBf16), setting);
+  const Outputs in_int8 = scalar_forward(c, rounded(in, c, WeightType::kInt8), setting);
+  Inputs without_states = in;
+  std::fill(without_states.h_0.begin(), without_states.h_0.end(), 0);
+  std::fill(without_states.c_0.begin(), without_states.c_0.end(), 0);
+
   // The derivative along one random direction through all inputs, from scalar forwards.
   const Inputs direction = make_inputs(c, random);
   constexpr double kStep = 1e-5;
@@ -424,9 +492,12 @@ void test(const Case& c, uint64_t seed) {
       (2 * kStep);
   for (const std::string& isa : available_cpu_isas()) {
     const Kernels& kernels = kernels_for(isa);
-    Inputs first;
+    Inputs first, alone_slopes;
+    Outputs alone;
     for (const Plan plan :
-         {Plan{1, false}, Plan{2, false}, Plan{2, true}, Plan{3, true}, Plan{5, false}}) {
+         {Plan{}, Plan{2, Split::kRows}, Plan{2, Split::kUnits}, Plan{3, Split::kUnits},
+          Plan{5, Split::kRows}, Plan{2, Split::kLayers}, Plan{3, Split::kLayers}}) {
+      if (plan.split == Split::kLayers && (c.D == 2 || c.L < plan.threads)) continue;
       const std::string where = describe(c, isa.c_str(), plan);
       Call<double> call(c, in, setting, kernels, plan);
       compare(where, call.forward(true), wanted, 1e-12);
@@ -446,6 +517,26 @@ void test(const Case& c, uint64_t seed) {
         compare(where + " f32", narrow.backward(cotangent), gradients, 2e-4);
       compare(where + " f32 without saving",
               Call<float>(c, in, setting, kernels, plan).forward(false), wanted, 2e-5);
+      compare(where + " packed", call.forward_packed(WeightType::kFull), wanted, 1e-12);
+      compare(where + " f32 packed", narrow.forward_packed(WeightType::kFull), wanted, 2e-5);
+      compare(where + " bf16", narrow.forward_packed(WeightType::kBf16), in_bf16, 2e-5);
+      compare(where + " int8", narrow.forward_packed(WeightType::kInt8), in_int8, 2e-5);
+
+      // The same bits from any team.
+      const Outputs outputs = narrow.forward(true);
+      const Inputs slopes = narrow.backward(cotangent);
+      Call<float> afresh(c, without_states, setting, kernels, plan);
+      const Outputs from_zeros = afresh.forward(true);
+      const Inputs slopes_from_zeros = afresh.backward(cotangent);
+      afresh.start_from_nothing();
+      compare(where + " f32 without states", afresh.forward(true), from_zeros, 0);
+      compare(where + " f32 without states", afresh.backward(cotangent), slopes_from_zeros, 0);
+      if (plan.threads == 1) {
+        alone = outputs;
+        alone_slopes = slopes;
+      }
+      compare(where + " f32 against one thread", outputs, alone, 0);
+      compare(where + " f32 against one thread", slopes, alone_slopes, 0);
     }
   }
 }
