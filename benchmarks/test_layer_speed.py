@@ -14,7 +14,12 @@ from seq2seq_ext.benchmark.workloads import OURS, TORCH, contestants
 _SETS = [name for name in SHAPE_SETS if name != "prepack" or hasattr(seq2seq_ext, "prepack")]
 
 
+def _id(case: Case) -> str:
+    """Without spaces, for ``-k "GRU and training and H256B32"``."""
+    return f"{case.cell}-{case.work}-{case.kind}-{case.shape}".replace(" ", "")
+
+
 @pytest.mark.parametrize("name", [TORCH, OURS])
-@pytest.mark.parametrize("case", cases(_SETS, threads=[torch.get_num_threads()]), ids=str)
+@pytest.mark.parametrize("case", cases(_SETS, threads=[torch.get_num_threads()]), ids=_id)
 def test_layer(measure: Callable[..., None], case: Case, name: str) -> None:
     measure(str(case), contestants(case, peer_names=()), name)

@@ -176,8 +176,8 @@ SHAPE_SETS = {
     "lengths": ShapeSet(
         "lengths", grid((256,), (32,), (200,)), WORKS, True, "sequences of unequal length"
     ),
-    # What a minibatch of recurrent PPO holds by default: in CleanRL 128 steps of 2 environments and
-    # 128 units, in sb3-contrib 128 steps in one or a few sequences and 256 units; 8 for larger ones.
+    # What a minibatch of recurrent PPO holds by default: in CleanRL 128 steps of 2 environments,
+    # 128 units; in sb3-contrib 128 steps in one or a few sequences, 256 units. 8 is a larger one.
     "resets": ShapeSet(
         "resets",
         grid((64, 128, 256), (2, 8), (128,)),

@@ -14,6 +14,7 @@ Recurrent encoder-decoders on fused kernels.
 
   seq2seq-ext demo plural               learn English plurals, show figures, keep a run folder
   seq2seq-ext translate runs/plural fox convert words with a trained run
+  seq2seq-ext bench                     our layers beside torch, onnxruntime and OpenVINO
   seq2seq-ext info                      what to put in a problem report
 """
 
