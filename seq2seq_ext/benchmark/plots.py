@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from seq2seq_ext.benchmark.limits import Limits
 from seq2seq_ext.benchmark.results import Results, Row, Sweep
 from seq2seq_ext.benchmark.scaling import FULL_BATCH, flop_exponent, time_exponent, value_of
-from seq2seq_ext.benchmark.shapes import CELLS, WORKS, threads_text
+from seq2seq_ext.benchmark.shapes import CELLS, TRAINING, WORKS, threads_text
 from seq2seq_ext.benchmark.workloads import OURS, TORCH
 
 if TYPE_CHECKING:
@@ -113,7 +113,9 @@ def _roofline(axes: Axes, limits: Limits, rows: Sequence[Row], work: str) -> Non
     def intensity(row: Row) -> float:
         case = row.case
         apart = widths.index(case.shape.hidden_size) - (len(widths) - 1) / 2
-        return float(case.forward_flop / (case.sweeps * case.recurrent_bytes) * 1.12**apart)
+        passes = 2 if case.training else 1  # backward reads them once more
+        moved = passes * case.sweeps * case.recurrent_bytes
+        return float(case.flop / moved * 1.12**apart)
 
     places = [intensity(row) for row in rows]
     left, right = min(places) / 3.0, max(places) * 1.5
@@ -157,7 +159,8 @@ def _roofline(axes: Axes, limits: Limits, rows: Sequence[Row], work: str) -> Non
             )
     axes.set(
         title=f"roofline, {work}",
-        xlabel="forward operations per byte of recurrent weights (= B where I = H), by H sideways",
+        xlabel="operations per byte of recurrent weights read "
+        f"({'1.5 B' if work == TRAINING else 'B'} where I = H), by H sideways",
         xscale="log",
         yscale="log",
         xlim=(left, right),
@@ -195,6 +198,8 @@ def _speedups(axes: Axes, rows: Sequence[Row], title: str) -> None:
     axes.axhline(1.0, color="black", lw=1.0, zorder=3)
     axes.set_yscale("log", base=2)
     axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}x")
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, 0.7), max(high, 2.1))  # two marks at least
     axes.grid(axis="y", alpha=0.3, zorder=0)
     axes.set(ylabel="peer's best time over ours", xlim=(-0.6, len(rows) - 0.4))
     axes.set_title(title, loc="left", fontsize=11)
