@@ -77,16 +77,6 @@ const Weights<T>* weight_pointers(const Arguments& a, Scratch::Frame& frame, con
   return pointers;
 }
 
-// An initial state; none means zeros.
-template <typename T>
-const T* state(const Arguments& a, Scratch::Frame& frame, const View& view, int64_t features) {
-  if (view) return static_cast<const T*>(view.data());
-  const int64_t elements = a.L * a.D * a.B * features;
-  T* zeros = frame.take<T>(elements);
-  std::fill_n(zeros, elements, T(0));
-  return zeros;
-}
-
 template <typename T>
 void fill_stack(const Arguments& a, Scratch::Frame& frame, int vector_bytes, Stack<T>& stack) {
   stack.cell = a.cell;
@@ -106,8 +96,8 @@ void fill_stack(const Arguments& a, Scratch::Frame& frame, int vector_bytes, Sta
     stack.mask_layer = a.user_rows * width;
     stack.dropout_mask = new_rows(a, frame, static_cast<const T*>(a.dropout_mask.data()), width);
   }
-  stack.h_0 = state<T>(a, frame, a.h_0, a.P);
-  stack.c_0 = a.cell == Cell::kLstm ? state<T>(a, frame, a.c_0, a.H) : nullptr;
+  stack.h_0 = static_cast<const T*>(a.h_0.data());
+  stack.c_0 = static_cast<const T*>(a.c_0.data());
 }
 
 // ---- forward --------------------------------------------------------------------------------
