@@ -81,7 +81,8 @@ struct Shape {
   int64_t dim;
 };
 
-// A new tensor on the CPU, uninitialized and contiguous. Throws where there is no memory for it.
+// A new tensor on the CPU of float or double, uninitialized and contiguous. Throws where there is
+// no memory for it.
 Handle empty(const Shape& shape, int32_t dtype);
 
 inline void* data_of(const Handle& tensor) {
