@@ -86,7 +86,7 @@ def rnn(
     if not (lengths is batch_sizes is resets is dropout_mask is None):
         sequence = (lengths, batch_sizes, resets, dropout_mask)
     options = (_NUMBER[cell], num_layers, bidirectional)
-    y, h_n, c_n, _ = _call(x, h_0, c_0, weights, options, sequence)
+    y, h_n, c_n, _ = _call(x, h_0, c_0, weights, options, sequence, _special())
     return y, h_n, c_n if cell == "lstm" else None
 
 
@@ -112,8 +112,45 @@ def step(
     >>> h.shape, c.shape
     (torch.Size([4, 2]), torch.Size([4, 2]))
     """
-    h, _, c, _ = _call(x, h, c, weights, (_NUMBER[cell], 1, False), ())
+    h, _, c, _ = _call(x, h, c, weights, (_NUMBER[cell], 1, False), (), _special())
     return h, c if cell == "lstm" else None
+
+
+def attempt(
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    cell: str,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """What :func:`rnn` returns, or None: the call is not a usual one, or the operator refuses it.
+
+    The operator checks whatever it reads, at a tenth of the price that checks in Python have, but
+    in its own words and without regard to autocast.  So layers and cells attempt a call without
+    checks of their own, and one that was refused goes through them to learn why.
+
+    ``x`` may be (B, I) as for :func:`step`, whose h is then the first result.
+    """
+    if _special():
+        return None
+    try:
+        y, h_n, c_n, _ = _call(
+            x, h_0, c_0, weights, (_NUMBER[cell], num_layers, bidirectional), (), False
+        )
+    except (RuntimeError, TypeError, AttributeError):  # the last if something is no tensor
+        return None
+    return y, h_n, c_n if cell == "lstm" else None
+
+
+def _special() -> bool:
+    """Whether a compiler, a tracer or a function transform is at work."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._is_tracing()
+        or torch._C._are_functorch_transforms_active()
+    )
 
 
 def _call(
@@ -123,22 +160,18 @@ def _call(
     weights: Sequence[Tensor],
     options: tuple[int, ...],
     sequence: tuple[Tensor | None, ...],
+    special: bool,
 ) -> tuple[Tensor, ...]:
     """All outputs of the operator, by one of three ways.
 
     Through the dispatcher from the top, where it is one node to every mode of torch: the way of
-    compilers, tracers, function transforms and tensor subclasses.  The other two begin below
-    autograd, whose kernel in Python has the dispatcher turn each argument and result from C++ to
-    Python and back; for a small layer that takes as long as the layer.
+    special calls and tensor subclasses, and of inference mode, where autograd is out of the way
+    already.  The other two begin below autograd, whose kernel in Python has the dispatcher turn
+    each argument and result from C++ to Python and back; for a small layer that takes as long as
+    the layer.
     """
     save = torch.is_grad_enabled() and _require_grad(x, h_0, c_0, weights)
-    if (
-        torch.compiler.is_compiling()
-        or torch.is_inference_mode_enabled()  # autograd is out of the way already
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._is_tracing()
-        or has_torch_function((x, h_0, c_0, *weights))
-    ):
+    if special or torch.is_inference_mode_enabled() or has_torch_function((x, h_0, c_0, *weights)):
         return cast("tuple[Tensor, ...]", _rnn(x, h_0, c_0, weights, *options, save, *sequence))
     if save:
         return _apply(x, h_0, c_0, options, True, sequence, *weights)

@@ -147,14 +147,10 @@ def _step(
 ) -> tuple[Tensor, Tensor | None]:
     """``module``'s step from ``(h, c)``."""
     weights = _weights(module)
-    if (
-        type(x) is Tensor
-        and x.dim() == 2
-        and x.is_cpu
-        and not torch.compiler.is_compiling()
-        and (outputs := _unchecked(x, h, c, weights, cell)) is not None
-    ):
-        return outputs
+    if type(x) is Tensor and x.dim() == 2 and x.is_cpu:
+        outputs = ops.attempt(x, h, c, weights, cell)
+        if outputs is not None:
+            return outputs[0], outputs[2]
     return _checked(module, cell, x, h, c, weights)
 
 
@@ -166,16 +162,6 @@ def _weights(module: nn.RNNCellBase) -> list[Tensor]:
     except KeyError:  # pruned, parametrized, or plain tensors
         weights = [getattr(module, name) for name in _NAMES]
     return weights[:2] if weights[2] is None or weights[3] is None else weights
-
-
-def _unchecked(
-    x: Tensor, h: Tensor | None, c: Tensor | None, weights: list[Tensor], cell: str
-) -> tuple[Tensor, Tensor | None] | None:
-    """What the operator answers; None if it refuses.  See :func:`seq2seq_ext.functional.run`."""
-    try:
-        return ops.step(x, h, c, weights, cell)
-    except (RuntimeError, TypeError, AttributeError):  # the last if something is no tensor
-        return None
 
 
 def _checked(
