@@ -212,10 +212,12 @@ def run(
     bidirectional: bool,
     lengths: Tensor | None,
     resets: Tensor | None,
+    packed: ops.Packed | None = None,
 ) -> tuple[Any, Tensor, Tensor | None]:
     """What :func:`lstm`, :func:`gru` and :func:`rnn` share: ``output, h_n, c_n`` of any cell.
 
-    ``dropout`` is the one to apply now, 0 while not training.
+    ``dropout`` is the one to apply now, 0 while not training; ``packed`` the weights once more, for
+    calls that need no gradient.
     """
     h_0, c_0 = _split_state(cell, hx)
     if (
@@ -227,7 +229,7 @@ def run(
         and (dropout == 0.0 or num_layers == 1)
     ):
         x = input.transpose(0, 1) if batch_first else input
-        outputs = ops.attempt(x, h_0, c_0, weights, cell, num_layers, bidirectional)
+        outputs = ops.attempt(x, h_0, c_0, weights, cell, num_layers, bidirectional, packed)
         if outputs is not None:
             y, h_n, c_n = outputs
             return y.transpose(0, 1) if batch_first else y, h_n, c_n
@@ -351,6 +353,7 @@ def run(
         batch_sizes,
         resets,
         dropout_mask,
+        packed,
     )
 
     if isinstance(input, PackedSequence):

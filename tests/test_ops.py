@@ -252,6 +252,7 @@ def test_a_call_that_saved_nothing_cannot_be_differentiated() -> None:
 
 X, S = torch.randn(T, B, I), torch.randn(1, B, H)
 WEIGHTS = {cell: [w.detach() for w in make(cell, I, H).parameters()] for cell in ("lstm", "gru")}
+TWO_LAYERS = [w.detach() for w in make("gru", I, H, 2).parameters()]
 
 REFUSALS: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
     ("cell", (X, None, None, WEIGHTS["gru"], 5), {}, r"cell: expected a number from 0 .* got 5"),
@@ -259,7 +260,7 @@ REFUSALS: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
     ("no steps", (X[:0], None, None, WEIGHTS["gru"], 1), {}, "x: expected at least one step"),
     ("x rank", (X[0, 0], None, None, WEIGHTS["gru"], 1), {}, r"x: expected 3 dimensions .* \(2\)"),
     ("x dtype", (X.long(), None, None, WEIGHTS["gru"], 1), {}, "x: expected dtype .* got Long"),
-    ("step of two", (X[0], None, None, WEIGHTS["gru"] * 2, 1, 2), {}, "more than one layer"),
+    ("step of two", (X[0], None, None, TWO_LAYERS, 1, 2), {}, "more than one layer or direction"),
     ("step resets", (X[0], None, None, WEIGHTS["gru"], 1), {"resets": X[0, :, 0] > 0}, "resets"),
     ("weights", (X, None, None, WEIGHTS["gru"][:1], 1), {}, "weights: expected 2 to 5 tensors"),
     (

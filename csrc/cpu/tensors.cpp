@@ -23,7 +23,9 @@ Handle empty(const Shape& shape, int32_t dtype) {
     stride[i] = elements;
     fits &= !__builtin_mul_overflow(elements, std::max<int64_t>(shape.size[i], 1), &elements);
   }
-  const int64_t element_size = dtype == aoti_torch_dtype_float64() ? 8 : 4;
+  const int64_t element_size = dtype == aoti_torch_dtype_float64() ? 8
+                               : dtype == aoti_torch_dtype_uint8() ? 1
+                                                                   : 4;
   AtenTensorHandle handle;
   if (!fits ||
       aoti_torch_empty_strided(shape.dim, shape.size, stride, dtype, aoti_torch_device_type_cpu(),
