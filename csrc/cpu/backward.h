@@ -83,7 +83,7 @@ class LayerBackward {
     }
     member.sync();
 
-    const bool split = f_.plan.split_units;
+    const bool split = f_.plan.split == Split::kUnits;
     const Member::Range all_units{0, unit_panels_}, all_states{0, state_panels_};
     const Work work{own, walk, member, split ? member.share(unit_panels_) : all_units,
                     split ? states : all_states};
@@ -258,7 +258,7 @@ class LayerBackward {
 
   // All rows of one step, against the order of reading.
   void retreat(const Work& work, int64_t t, int64_t rows) const {
-    if (rows == 0 && !f_.plan.split_units) return;
+    if (rows == 0 && f_.plan.split != Split::kUnits) return;
     const int64_t first = work.own.first, step = work.own.step;
     const int64_t r0 = s_.offset[t] + first;
     const int64_t begin = work.units.begin * kColumns,
@@ -312,7 +312,7 @@ class LayerBackward {
   }
 
   void sync(const Work& work) const {
-    if (f_.plan.split_units) work.member.sync();
+    if (f_.plan.split == Split::kUnits) work.member.sync();
   }
 
   ISA_INLINE Vec<T> output_gradient(int64_t b, int64_t r, int64_t unit) const {

@@ -73,7 +73,8 @@ struct OwnRows {
   int64_t first, step;
 
   OwnRows(const Plan& plan, const Member& member)
-      : first(plan.split_units ? 0 : member.rank), step(plan.split_units ? 1 : member.size) {}
+      : first(plan.split == Split::kUnits ? 0 : member.rank),
+        step(plan.split == Split::kUnits ? 1 : member.size) {}
 
   int64_t count(int64_t active) const {
     return active > first ? (active - first + step - 1) / step : 0;

@@ -51,7 +51,9 @@ static void pack(const Stack<T>& stack, WeightType type, void* packed) {
 template <typename T>
 static size_t forward_workspace(const Forward<T>& f) {
   return with_storage<T>(f.cell, storage_of(f), [&](auto cell, auto storage) {
-    return forward_stack<cell.value, T, decltype(storage)>(f, nullptr, nullptr);
+    return f.plan.split == Split::kLayers
+               ? forward_wavefront<cell.value, T, decltype(storage)>(f, nullptr, nullptr)
+               : forward_stack<cell.value, T, decltype(storage)>(f, nullptr, nullptr);
   });
 }
 
@@ -64,7 +66,9 @@ static size_t backward_workspace(const Backward<T>& f) {
 template <typename T>
 static void forward(const Forward<T>& f, const Member& member, void* workspace) {
   with_storage<T>(f.cell, storage_of(f), [&](auto cell, auto storage) {
-    return forward_stack<cell.value, T, decltype(storage)>(f, &member, workspace);
+    return f.plan.split == Split::kLayers
+               ? forward_wavefront<cell.value, T, decltype(storage)>(f, &member, workspace)
+               : forward_stack<cell.value, T, decltype(storage)>(f, &member, workspace);
   });
 }
 

@@ -22,6 +22,7 @@ class LayerForward {
         P_size_(f.P),
         projected_(f.weights[0].w_hr != nullptr),
         few_(f.sequence.B <= kFewTileRows),
+        split_units_(f.plan.split == Split::kUnits),
         own_(f, arena, f.packed ? 0 : max_input),
         weights_(own_),
         ldh_((projected_ ? own_.state_count() * kPlainColumns<T> : own_.count() * kUnits) +
@@ -34,8 +35,7 @@ class LayerForward {
     if (projected_ || kTwoPhases) inner_ = arena.take<T>(s_.B * ldu_);
     if (projected_) out_ = arena.take<T>(s_.B * own_.state_count() * kPlainColumns<T>);
     chunk_rows_ = chunk_rows();
-    const int64_t panels =
-        f.plan.split_units ? panels_of(own_.count(), smallest_group(f)) : own_.count();
+    const int64_t panels = split_units_ ? panels_of(own_.count(), smallest_group(f)) : own_.count();
     gates_stride_ = chunk_rows_ * panels * kColumns;
     gates_ = arena.take<T>(members * gates_stride_);
     scratch_ = arena.take<T>(members * large_product_scratch<T>());
@@ -44,8 +44,10 @@ class LayerForward {
     rows_ = arena.take<Row>(members * s_.B);
   }
 
+  // Where layers run on different threads, `below` counts the steps that the layer below has done,
+  // and `done` those of this one; else they are null.
   void run(int64_t l, int64_t d, const LayerInput<T>& input, Rows<T> y, T* reserve,
-           const Member& member) {
+           const Member& member, Signal* below = nullptr, Signal* done = nullptr) {
     const int64_t index = l * f_.D + d;
     const Weights<const T>& w = f_.weights[index];
     const Walk walk(s_, d == 1);
@@ -74,17 +76,16 @@ class LayerForward {
     member.sync();
 
     // From here on units of `panels` and rows `own` are this member's.
-    const bool split = f_.plan.split_units;
     const Work work{own,
                     walk,
                     member,
-                    split ? panels : Member::Range{0, own_.count()},
-                    split ? states : Member::Range{0, own_.state_count()},
+                    split_units_ ? panels : Member::Range{0, own_.count()},
+                    split_units_ ? states : Member::Range{0, own_.state_count()},
                     gates_ + member.rank * gates_stride_,
                     rows_ + member.rank * s_.B};
     int current = 0;
     for (int64_t step = 0; step < s_.T;) {
-      const int64_t end = project(work, input, step);
+      const int64_t end = project(work, input, step, below);
       T* gates = work.gates;
       for (; step < end; ++step) {
         const int64_t t = walk.time(step);
@@ -93,12 +94,15 @@ class LayerForward {
         advance(work, rows, gates, h_[current]);
         gates += rows * columns(work);
         current = 1 - current;
-        if (f_.plan.split_units) member.sync();
+        if (split_units_) member.sync();
       }
+      if (done) done->set(static_cast<uint32_t>(step));
     }
   }
 
  private:
+  static constexpr int64_t kWaves = 12;
+
   // One row at one step, as the gate mathematics sees it: where its vectors of units lie.
   struct Row {
     int64_t b;
@@ -127,11 +131,13 @@ class LayerForward {
   // Rows of a chunk: about half a megabyte of gates, but never less than one step, nor so few that
   // the projection re-reads its weights too often.
   int64_t chunk_rows() const {
-    const int64_t row_bytes = own_.count() * kColumns * int64_t(sizeof(T)) /
-                              (f_.plan.split_units ? smallest_group(f_) : 1);
+    const int64_t row_bytes =
+        own_.count() * kColumns * int64_t(sizeof(T)) / (split_units_ ? smallest_group(f_) : 1);
     const int64_t wanted =
         std::max<int64_t>(2 * kBlockRows, (int64_t{1} << 19) / std::max<int64_t>(row_bytes, 1));
-    return std::max(s_.B, std::min(s_.N, wanted));
+    // A layer on another thread waits for whole chunks.
+    const int64_t most = f_.plan.split == Split::kLayers ? panels_of(s_.N, kWaves) : s_.N;
+    return std::max(s_.B, std::min(most, wanted));
   }
 
   // The initial states into the working ones. Rows without a step keep theirs as the final ones.
@@ -169,7 +175,7 @@ class LayerForward {
 
   // The input's part of the gates, biases included, for as many steps from `step` on as fit in a
   // chunk. Returns the step behind the last.
-  int64_t project(const Work& work, const LayerInput<T>& input, int64_t step) {
+  int64_t project(const Work& work, const LayerInput<T>& input, int64_t step, Signal* below) {
     const T** features = features_ + work.member.rank * chunk_rows_;
     const T** factors = factors_ + work.member.rank * chunk_rows_;
     int64_t M = 0;
@@ -185,6 +191,7 @@ class LayerForward {
     }
     const int64_t ld = columns(work);
     if (ld == 0) return step;
+    if (below) below->await(static_cast<uint32_t>(step), work.member.barriers->patience);
     if constexpr (cell == Cell::kGru) {
       // The slot that the input does not fill starts from its bias.
       constexpr int64_t kSlot = 3 * kUnits;
@@ -265,7 +272,7 @@ class LayerForward {
 
   // All rows of one step: the recurrent product of a panel, then its gates.
   void advance(const Work& work, int64_t rows, T* gates, const T* h) const {
-    if (rows == 0 && !f_.plan.split_units) return;
+    if (rows == 0 && !split_units_) return;
     const int64_t ld = columns(work);
     const int64_t first = work.own.first, step = work.own.step;
     for (int64_t p = work.panels.begin; p < work.panels.end; ++p) {
@@ -284,7 +291,7 @@ class LayerForward {
       }
     }
     if constexpr (kTwoPhases) {
-      if (f_.plan.split_units) work.member.sync();
+      if (split_units_) work.member.sync();
       for (int64_t p = work.panels.begin; p < work.panels.end; ++p) {
         T* tile = gates + (p - work.panels.begin) * kColumns;
         if (pack_state_) {
@@ -303,7 +310,7 @@ class LayerForward {
       }
     }
     if (projected_) {
-      if (f_.plan.split_units) work.member.sync();
+      if (split_units_) work.member.sync();
       const int64_t ldo = own_.state_count() * kPlainColumns<T>;
       for (int64_t q = work.states.begin; q < work.states.end; ++q) {
         const int64_t column = q * kPlainColumns<T>;
@@ -373,7 +380,7 @@ class LayerForward {
   const Forward<T>& f_;
   const Sequence& s_;
   const int64_t H_, Hp_, P_size_;
-  const bool projected_, few_;
+  const bool projected_, few_, split_units_;
   Weights_ own_;             // memory for weights that this call packs
   Weights_ weights_;         // of the layer at hand
   const int64_t ldh_, ldu_;  // strides of rows of h, and of c and inner; odd multiples of 64 bytes
@@ -394,35 +401,75 @@ class LayerForward {
   T *h_n_, *c_n_;
 };
 
+// Outputs of all layers but the last: kept in the reserve for backward, else two that take turns.
+// A layer overwrites those of the layer two below, at steps that the layer between has read.
+template <typename T>
+struct InnerOutputs {
+  T* kept = nullptr;
+  T* spare[2] = {nullptr, nullptr};
+  int64_t size, width;
+
+  InnerOutputs(const Forward<T>& f, Arena& arena)
+      : size(f.sequence.N * f.D * f.P), width(f.D * f.P) {
+    if (f.reserve) {
+      kept = f.reserve + f.L * f.D * f.sequence.N * reserve_slots(f.cell) * padded_units(f.H);
+    } else {
+      for (int64_t i = 0; i < std::min<int64_t>(f.L - 1, 2); ++i) spare[i] = arena.take<T>(size);
+    }
+  }
+
+  T* of(int64_t l) const { return kept ? kept + l * size : spare[l % 2]; }
+  const T* below(int64_t l) const { return l > 0 ? of(l - 1) : nullptr; }
+  Rows<T> output(const Forward<T>& f, int64_t l) const {
+    return l == f.L - 1 ? f.y : Rows<T>{of(l), nullptr, width};
+  }
+};
+
 template <Cell cell, typename T, typename S>
 static size_t forward_stack(const Forward<T>& f, const Member* member, void* workspace) {
   using Layer = LayerForward<cell, T, S>;
   Arena arena(workspace);
+  const InnerOutputs<T> inner(f, arena);
   Layer direction0(f, arena, largest_input(f));
   Layer direction1 = f.D == 2 ? Layer(f, arena, largest_input(f)) : direction0;
-  const int64_t width = f.D * f.P;
-  // Outputs of the inner layers: kept in the reserve for backward, else two that take turns.
-  T* kept = f.reserve
-                ? f.reserve + f.L * f.D * f.sequence.N * reserve_slots(cell) * padded_units(f.H)
-                : nullptr;
-  T* spare[2] = {nullptr, nullptr};
-  if (!kept)
-    for (int64_t i = 0; i < std::min<int64_t>(f.L - 1, 2); ++i)
-      spare[i] = arena.take<T>(f.sequence.N * width);
   if (member == nullptr) return arena.used();
-
-  const T* below = nullptr;
   for (int64_t l = 0; l < f.L; ++l) {
-    const LayerInput<T> input = layer_input(f, l, below);
-    T* inner = kept ? kept + l * f.sequence.N * width : spare[l % 2];
-    const Rows<T> y = l == f.L - 1 ? f.y : Rows<T>{inner, nullptr, width};
+    const LayerInput<T> input = layer_input(f, l, inner.below(l));
     for (int64_t d = 0; d < f.D; ++d) {
       Member group;
       if (!join_direction(f.D, d, *member, group)) continue;
-      (d == 0 ? direction0 : direction1).run(l, d, input, y, f.reserve, group);
+      (d == 0 ? direction0 : direction1).run(l, d, input, inner.output(f, l), f.reserve, group);
     }
-    below = inner;
     member->sync();
   }
+  return arena.used();
+}
+
+// The same with layers on threads, dealt out in turn: every thread has buffers of its own and works
+// alone, a chunk of steps behind the layer below.
+template <Cell cell, typename T, typename S>
+static size_t forward_wavefront(const Forward<T>& f, const Member* member, void* workspace) {
+  Arena arena(workspace);
+  const InnerOutputs<T> inner(f, arena);
+  Signal* done = arena.take<Signal>(f.L);
+  Forward<T> alone = f;
+  alone.plan.threads = 1;
+  const int64_t rank = member ? member->rank : 0;
+  const auto layer = [&] { return LayerForward<cell, T, S>(alone, arena, largest_input(f)); };
+  for (int64_t before = 0; before < rank; ++before) layer();
+  LayerForward<cell, T, S> mine = layer();
+  if (member == nullptr) {
+    for (int64_t after = 1; after < f.plan.threads; ++after) layer();
+    return arena.used();
+  }
+  if (rank == 0)
+    for (int64_t l = 0; l < f.L; ++l) new (done + l) Signal;
+  member->sync();
+  for (int64_t l = rank; l < f.L; l += member->size) {
+    const LayerInput<T> input = layer_input(f, l, inner.below(l));
+    mine.run(l, 0, input, inner.output(f, l), f.reserve, Member(0, 1, member->barriers),
+             l > 0 ? done + l - 1 : nullptr, done + l);
+  }
+  member->sync();
   return arena.used();
 }

@@ -67,12 +67,18 @@ struct Weights {
   T* w_hr;  // (P, H) or null: no projection
 };
 
-// How the work of one layer is laid on threads. Either each thread carries its own batch rows
-// through all steps and never waits (split_units = false), or all threads share every step, each
-// with its own hidden units, and meet at a barrier once a step.
+// How the work is laid on threads.
+enum class Split {
+  kRows,    // each thread carries its own batch rows through all steps and never waits
+  kUnits,   // all share every step, each with its own hidden units, and meet once a step or twice
+  kLayers,  // each runs layers of its own, some steps behind the layer below: forward, one
+            // direction
+};
+
 struct Plan {
   int threads = 1;
-  bool split_units = false;
+  Split split = Split::kRows;
+  double seconds = 0;  // what the call is expected to take
 };
 
 // A whole stack. Layer l, direction d has index l * D + d in weights, h_0, c_0, h_n, c_n.

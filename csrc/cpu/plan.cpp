@@ -1,23 +1,39 @@
-// A cost model in multiply-adds. What it weighs:
-// - waking a team costs some microseconds, about as much as 10^5 multiply-adds on one core;
-// - with rows on threads, no thread waits, but every one of them sweeps all recurrent weights each
-// step,
-//   so they should fit its second-level cache, and each should have rows enough to fill a tile;
-// - with units on threads, each keeps its share of the weights, and all meet once a step: a barrier
-//   costs about as much as 5000 multiply-adds, which the step must be worth.
-
+// A cost model in nanoseconds. It need not be exact: it has to rank layouts. What it weighs:
+// - Waking a team costs some microseconds.
+// - A step's recurrent product takes the time of its multiply-adds or that of bringing the weights
+//   from the cache that holds a thread's share of them, whichever is longer.
+// - With rows on threads no thread waits, but each brings all recurrent weights every step.
+// - With units on threads each brings only its share, and all meet once a step, or as often as the
+//   cell needs; a share is a whole number of panels.
+// - With layers on threads the time is that of the thread with the most layers, and of the first
+//   chunk's way through the others.
+// - Products over all steps (the input's part, dx, dW) and the packing of weights spread evenly.
 #include "plan.h"
 
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
 
 namespace seq2seq_ext {
 namespace {
 
-constexpr double kTeamCost = 1e5;
-constexpr double kBarrierCost = 5e3;
-constexpr int64_t kRowsPerTile = 6;
+// Round figures of today's cores, per nanosecond.
+constexpr double kCyclesPerNs = 3.3;
+constexpr double kFmasPerCycle = 2;       // vectors
+constexpr double kSecondLevelBytes = 50;  // a cycle
+constexpr double kThirdLevelBytes = 25;   // a cycle
+constexpr double kGateCycles = 80;        // of a vector of units, all gates
+constexpr double kPackingCycles = 10;     // of a vector of weights
+constexpr double kStepNs = 40;            // what a step costs beside its arithmetic
+constexpr double kBarrierNs = 120;
+constexpr double kTeamNs = 3000;
+constexpr double kWaves = 12;  // chunks of a layer on its way through a wavefront
 
 int64_t second_level_cache() {
 #if defined(_SC_LEVEL2_CACHE_SIZE)
@@ -27,32 +43,186 @@ int64_t second_level_cache() {
   return int64_t{1} << 20;
 }
 
+double ceil_div(double a, double b) { return std::ceil(a / b); }
+
+class CostModel {
+ public:
+  explicit CostModel(const Problem& p)
+      : p_(p),
+        lanes_(double(p.vector_bytes) / double(p.element_size)),
+        madds_per_ns_(kCyclesPerNs * kFmasPerCycle * lanes_),
+        gates_(double(num_gates(p.cell))),
+        mean_rows_(p.T > 0 ? double(p.N) / double(p.T) : 0) {}
+
+  double seconds(const Plan& plan) const {
+    const double threads = plan.threads;
+    if (plan.split == Split::kLayers) {
+      const double layer = layer_ns(1, 1, Split::kRows);
+      const double most = ceil_div(double(p_.L), threads);
+      return 1e-9 * (kTeamNs + layer * (most + (threads - 1) / kWaves));
+    }
+    const double team = plan.threads > 1 ? kTeamNs + 2 * kBarrierNs * double(p_.L) : 0;
+    // Directions run side by side on two groups of threads, one after the other on a single one.
+    const double group = p_.D == 2 && plan.threads > 1 ? std::floor(threads / 2) : threads;
+    const double rounds = p_.D == 2 && plan.threads == 1 ? 2 : 1;
+    return 1e-9 *
+           (team + double(p_.L) * rounds *
+                       layer_ns(group, threads / double(p_.D == 2 && plan.threads > 1 ? 2 : 1),
+                                plan.split));
+  }
+
+ private:
+  // One direction of one layer: its recurrence on `group` threads, what is spread evenly on `all`.
+  double layer_ns(double group, double all, Split split) const {
+    const double P = double(p_.P), H = double(p_.H);
+    const double I = double(p_.L > 1 ? std::max(p_.I, p_.D * p_.P) : p_.I);
+    const double recurrent = gates_ * H * P, input = gates_ * H * I;
+    double even = double(p_.N) * input / madds_per_ns_;
+    if (p_.backward) even += even + double(p_.N) * recurrent / madds_per_ns_;
+    if (!p_.packed) even += (recurrent + input) / lanes_ * kPackingCycles / kCyclesPerNs;
+
+    const double width = unit_share(group, split);
+    const double rows = split == Split::kRows ? ceil_div(mean_rows_, group) : mean_rows_;
+    const double product = rows * recurrent * width / madds_per_ns_;
+    const double bytes = recurrent * width * double(p_.element_size);
+    const double level = bytes < 0.75 * double(cache()) ? kSecondLevelBytes : kThirdLevelBytes;
+    const double brought = bytes / (level * kCyclesPerNs);
+    // A panel once brought serves all rows; with many, bringing the next hides behind them.
+    const double step = std::max(product, brought) + 0.15 * std::min(product, brought) +
+                        rows * ceil_div(H * width, lanes_) * kGateCycles / kCyclesPerNs + kStepNs;
+    const double meetings = split == Split::kUnits && group > 1 ? meetings_per_step() : 0;
+    return even / all + double(p_.T) * (step + meetings * kBarrierNs);
+  }
+
+  // Of all units, the part that the thread with the most of them has.
+  double unit_share(double group, Split split) const {
+    if (split != Split::kUnits) return 1;
+    const double width = p_.backward || num_gates(p_.cell) == 1 ? 4 * lanes_ : lanes_;
+    const double panels = ceil_div(double(p_.H), width);
+    return ceil_div(panels, group) / panels;
+  }
+
+  double meetings_per_step() const {
+    const double phases = (p_.cell == Cell::kGruResetBefore ? 2 : 1) + (p_.P != p_.H ? 1 : 0);
+    return p_.backward ? phases + 1 : phases;
+  }
+
+  static int64_t cache() {
+    static const int64_t size = second_level_cache();
+    return size;
+  }
+
+  const Problem& p_;
+  const double lanes_, madds_per_ns_, gates_, mean_rows_;
+};
+
+struct Forced {
+  int threads = 0;  // 0: as many as the model wants
+  std::optional<Split> split;
+};
+
+Forced parse(const std::string& text) {
+  Forced forced;
+  const auto fail = [&] {
+    throw std::invalid_argument("plan '" + text +
+                                "': expected threads=N, split=rows|units|layers, or both with a "
+                                "comma between them");
+  };
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    const std::string item = text.substr(begin, end - begin);
+    const size_t equals = item.find('=');
+    if (equals == std::string::npos) fail();
+    const std::string key = item.substr(0, equals), value = item.substr(equals + 1);
+    if (key == "threads") {
+      if (value.empty() || value.size() > 4 ||
+          value.find_first_not_of("0123456789") != std::string::npos || std::stoi(value) < 1)
+        fail();
+      forced.threads = std::stoi(value);
+    } else if (key == "split") {
+      for (const Split split : {Split::kRows, Split::kUnits, Split::kLayers})
+        if (value == split_name(split)) forced.split = split;
+      if (!forced.split) fail();
+    } else {
+      fail();
+    }
+    begin = end + 1;
+  }
+  return forced;
+}
+
+// Null until the environment was read or a plan was set. Readers keep what they hold.
+std::shared_ptr<const Forced> forced_plan;
+std::atomic<bool> forced_known{false}, forced_any{false};
+std::mutex forced_mutex;
+
+void install(const std::string& text) {
+  auto forced = std::make_shared<const Forced>(parse(text));
+  forced_any.store(!text.empty(), std::memory_order_relaxed);
+  forced_plan = std::move(forced);
+  forced_known.store(true, std::memory_order_release);
+}
+
+Forced forced() {
+  if (forced_known.load(std::memory_order_acquire) && !forced_any.load(std::memory_order_relaxed))
+    return {};
+  const std::lock_guard<std::mutex> lock(forced_mutex);
+  if (!forced_known.load(std::memory_order_relaxed)) {
+    const char* text = std::getenv("SEQ2SEQ_EXT_PLAN");
+    try {
+      install(text ? text : "");
+    } catch (const std::invalid_argument& error) {
+      throw std::runtime_error(std::string("SEQ2SEQ_EXT_PLAN: ") + error.what());
+    }
+  }
+  return *forced_plan;
+}
+
 }  // namespace
 
-Plan make_plan(const Problem& p, int max_threads) {
-  static const int64_t cache = second_level_cache();
-  const double per_row = double(num_gates(p.cell)) * double(p.H) * double(p.P);
-  const double input =
-      double(num_gates(p.cell)) * double(p.H) * double(p.L > 1 ? std::max(p.I, p.D * p.P) : p.I);
-  const double total = double(p.N) * double(p.L * p.D) * (per_row + input);
-  Plan plan;
-  if (max_threads <= 1 || total < kTeamCost) return plan;
-  plan.threads = max_threads;
-  // Threads that share one direction.
-  const int group = p.D == 2 ? std::max(1, max_threads / 2) : max_threads;
-  if (group == 1) return plan;
-  // Plain panels of four vectors are what backward deals out, and forward needs no finer ones.
-  const int64_t panels = p.H * int64_t(p.element_size) / (4 * p.vector_bytes);
-  const double mean_rows = p.T > 0 ? double(p.N) / double(p.T) : 0;
-  const bool enough_rows = p.B >= group * kRowsPerTile;
-  const bool weights_fit = per_row * double(p.element_size) < 0.75 * double(cache);
-  const bool can_split = panels >= group && mean_rows * per_row / group > kBarrierCost;
-  plan.split_units = can_split && !(enough_rows && weights_fit);
-  // Neither helps: tiny steps of few rows.
-  if (!plan.split_units && p.B < group) {
-    plan.threads = p.D == 2 ? 2 : 1;
+const char* split_name(Split split) {
+  return split == Split::kRows ? "rows" : split == Split::kUnits ? "units" : "layers";
+}
+
+void set_plan(const std::string& text) {
+  const std::lock_guard<std::mutex> lock(forced_mutex);
+  install(text);
+}
+
+std::vector<Plan> possible_plans(const Problem& p, int max_threads) {
+  const CostModel model(p);
+  std::vector<Plan> plans;
+  const auto consider = [&](int threads, Split split) {
+    Plan plan{threads, split, 0};
+    plan.seconds = model.seconds(plan);
+    plans.push_back(plan);
+  };
+  consider(1, Split::kRows);
+  // Powers of two, and all threads that there are.
+  for (int threads = 2; threads <= max_threads;
+       threads = threads < max_threads ? std::min(2 * threads, max_threads) : max_threads + 1) {
+    consider(threads, Split::kRows);
+    consider(threads, Split::kUnits);
+    if (!p.backward && p.D == 1 && p.L >= threads) consider(threads, Split::kLayers);
   }
-  return plan;
+  return plans;
+}
+
+Plan make_plan(const Problem& problem, int max_threads) {
+  const Forced force = forced();
+  if (force.threads > 0) max_threads = std::min(max_threads, force.threads);
+  const std::vector<Plan> plans = possible_plans(problem, max_threads);
+  const Plan* best = nullptr;
+  // Where nothing is as was forced, what comes nearest is.
+  for (const bool same_split : {true, false}) {
+    for (const Plan& plan : plans) {
+      if (force.threads > 0 && plan.threads != max_threads) continue;
+      if (same_split && force.split && plan.threads > 1 && plan.split != *force.split) continue;
+      if (best == nullptr || plan.seconds < best->seconds) best = &plan;
+    }
+    if (best) break;
+  }
+  return *best;
 }
 
 }  // namespace seq2seq_ext

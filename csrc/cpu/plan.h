@@ -3,6 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
 
 #include "kernels.h"
 
@@ -10,12 +13,25 @@ namespace seq2seq_ext {
 
 struct Problem {
   Cell cell;
+  bool backward;
+  bool packed;  // forward with weights that are packed already
   int64_t T, B, N, I, H, P, L, D;
   size_t element_size;
   int vector_bytes;
 };
 
-// The fastest layout expected for `problem` on at most `max_threads` threads.
+// Every layout that can run `problem` on at most `max_threads` threads, each with the time that the
+// cost model expects (plan.cpp).
+std::vector<Plan> possible_plans(const Problem& problem, int max_threads);
+
+// The one of them that is expected to be the fastest; or, where the environment variable
+// SEQ2SEQ_EXT_PLAN or set_plan forces one, the one nearest to that.
 Plan make_plan(const Problem& problem, int max_threads);
+
+// Forces a layout from the next call on: "threads=2,split=units", or either alone; split is rows,
+// units or layers. An empty text forces nothing. Throws std::invalid_argument for any other text.
+void set_plan(const std::string& text);
+
+const char* split_name(Split split);
 
 }  // namespace seq2seq_ext

@@ -1,36 +1,103 @@
 // Threads that run one kernel call together. Whoever owns the threads (torch's pool, or a test's
 // std::threads) makes a Member for each of them; kernels only ask for rank and size, and meet.
+//
+// Waiting. A thread that waits spins for some microseconds and then sleeps. Spinning is what makes
+// a barrier cost a fraction of a microsecond while every thread has a core. Sleeping is what saves
+// the call when one has not: the core that goes idle is where the system then runs the thread that
+// was waited for, which it would otherwise leave queueing behind another process for milliseconds.
 #pragma once
 
 #include <atomic>
+#include <chrono>
+#include <climits>
 #include <cstdint>
+#include <ctime>
 #include <thread>
+
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace seq2seq_ext {
 
-// A barrier that spins for about as long as a step takes and then gives the core away, so that it
-// costs a fraction of a microsecond when every thread has a core and cannot starve when one has
-// not.
-class Barrier {
+// How long the threads of a call spin before they sleep. Whoever spun in vain makes all of them
+// less patient for the rest of the call: two threads on one core would otherwise spin out their
+// patience at every step, each waiting for the other to get the core.
+class Patience {
  public:
-  void meet(int size) {
-    const uint32_t round = round_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
-      arrived_.store(0, std::memory_order_relaxed);
-      round_.store(round + 1, std::memory_order_release);
-      return;
-    }
-    for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins) {
-      if (spins < kSpins) {
-        pause();
-      } else {
-        std::this_thread::yield();
-      }
+  static constexpr int kSpins = 1024;  // 10 to 40 microseconds
+
+  int spins() const { return spins_.load(std::memory_order_relaxed); }
+  bool lost() const { return lost_.load(std::memory_order_relaxed); }
+
+  void learn(bool rewarded) {
+    const int spins = this->spins();
+    if (!rewarded) {
+      lost_.store(true, std::memory_order_relaxed);
+      spins_.store(spins / 8 > kFewest ? spins / 8 : kFewest, std::memory_order_relaxed);
+    } else if (spins < kSpins) {
+      spins_.store(2 * spins, std::memory_order_relaxed);
     }
   }
 
  private:
-  static constexpr int kSpins = 4096;
+  static constexpr int kFewest = 16;
+  std::atomic<int> spins_{kSpins};
+  std::atomic<bool> lost_{false};  // whether anyone had to sleep
+};
+
+// A counter that threads can wait for.
+class Signal {
+ public:
+  uint32_t value() const { return value_.load(std::memory_order_acquire); }
+
+  void set(uint32_t value) {
+    value_.exchange(value, std::memory_order_seq_cst);
+    wake();
+  }
+  void add(uint32_t amount) {
+    value_.fetch_add(amount, std::memory_order_seq_cst);
+    wake();
+  }
+
+  // Returns once the value is no longer `old`: true if that was so within `spins` looks, false if
+  // this thread had to sleep.
+  bool wait_while(uint32_t old, int spins) {
+    for (int i = 0; i < spins; ++i) {
+      if (value() != old) return true;
+      pause();
+    }
+    // The order is what keeps a wake-up from being lost: the sleeper counts itself before the
+    // system compares the value, the waker changes the value before it looks for sleepers.
+    sleepers_.fetch_add(1, std::memory_order_seq_cst);
+    while (value_.load(std::memory_order_seq_cst) == old) sleep(old);
+    sleepers_.fetch_sub(1, std::memory_order_relaxed);
+    return false;
+  }
+
+  // Returns once the value, which only grows, is at least `wanted`.
+  void await(uint32_t wanted, Patience& patience) {
+    for (uint32_t seen = value(); seen < wanted; seen = value())
+      patience.learn(wait_while(seen, patience.spins()));
+  }
+
+  // The same, but at most about `spins` looks and then so many nanoseconds.
+  void await_for(uint32_t wanted, int spins, int64_t nanoseconds) {
+    for (int i = 0; i < spins; ++i) {
+      if (value() >= wanted) return;
+      pause();
+    }
+    const auto end = std::chrono::steady_clock::now() + std::chrono::nanoseconds(nanoseconds);
+    sleepers_.fetch_add(1, std::memory_order_seq_cst);
+    for (uint32_t seen; (seen = value_.load(std::memory_order_seq_cst)) < wanted;) {
+      const auto left = end - std::chrono::steady_clock::now();
+      if (left <= left.zero()) break;
+      sleep(seen, std::chrono::duration_cast<std::chrono::nanoseconds>(left).count());
+    }
+    sleepers_.fetch_sub(1, std::memory_order_relaxed);
+  }
 
   static void pause() {
 #if defined(__x86_64__)
@@ -40,15 +107,50 @@ class Barrier {
 #endif
   }
 
-  // Apart, so that arrivals do not disturb the line that waiters read.
+ private:
+#if defined(__linux__)
+  static_assert(sizeof(std::atomic<uint32_t>) == 4, "a futex is one 32-bit word");
+  void sleep(uint32_t old, int64_t nanoseconds = -1) {
+    const timespec limit{static_cast<time_t>(nanoseconds / 1'000'000'000),
+                         static_cast<long>(nanoseconds % 1'000'000'000)};
+    syscall(SYS_futex, &value_, FUTEX_WAIT_PRIVATE, old, nanoseconds < 0 ? nullptr : &limit);
+  }
+  void wake() {
+    if (sleepers_.load(std::memory_order_seq_cst) > 0)
+      syscall(SYS_futex, &value_, FUTEX_WAKE_PRIVATE, INT_MAX);
+  }
+#else
+  void sleep(uint32_t, int64_t = -1) { std::this_thread::yield(); }
+  void wake() {}
+#endif
+
+  // Apart, so that what is written often does not disturb the line that waiters read.
+  alignas(64) std::atomic<uint32_t> value_{0};
+  alignas(64) std::atomic<int> sleepers_{0};
+};
+
+class Barrier {
+ public:
+  void meet(int size, Patience& patience) {
+    const uint32_t round = round_.value();
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
+      arrived_.store(0, std::memory_order_relaxed);
+      round_.set(round + 1);
+    } else {
+      patience.learn(round_.wait_while(round, patience.spins()));
+    }
+  }
+
+ private:
   alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<uint32_t> round_{0};
+  Signal round_;
 };
 
 // The barriers of a call: one for all threads, and one for each of two groups of them.
 struct Barriers {
   Barrier all;
   Barrier group[2];
+  Patience patience;
 };
 
 struct Member {
@@ -62,7 +164,7 @@ struct Member {
       : rank(rank), size(size), barriers(barriers), barrier(&barriers->all) {}
 
   void sync() const {
-    if (size > 1) barrier->meet(size);
+    if (size > 1) barrier->meet(size, barriers->patience);
   }
 
   // The share [begin, end) of `count` equal pieces that falls to this member.

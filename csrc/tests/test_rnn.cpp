@@ -381,7 +381,10 @@ std::string describe(const Case& c, const char* isa, Plan plan) {
   std::snprintf(text, sizeof text, "%s %s T%d B%d I%d H%d P%d L%d D%d%s%s%s%s, %d threads%s", isa,
                 name(c.cell), int(c.T), int(c.B), int(c.I), int(c.H), int(c.P), int(c.L), int(c.D),
                 c.bias ? " bias" : "", c.lengths ? " lengths" : "", c.resets ? " resets" : "",
-                c.mask ? " mask" : "", plan.threads, plan.split_units ? " on units" : "");
+                c.mask ? " mask" : "", plan.threads,
+                plan.split == Split::kUnits    ? " on units"
+                : plan.split == Split::kLayers ? " on layers"
+                                               : "");
   return text;
 }
 
@@ -492,7 +495,9 @@ void test(const Case& c, uint64_t seed) {
     Inputs first, alone_slopes;
     Outputs alone;
     for (const Plan plan :
-         {Plan{1, false}, Plan{2, false}, Plan{2, true}, Plan{3, true}, Plan{5, false}}) {
+         {Plan{}, Plan{2, Split::kRows}, Plan{2, Split::kUnits}, Plan{3, Split::kUnits},
+          Plan{5, Split::kRows}, Plan{2, Split::kLayers}, Plan{3, Split::kLayers}}) {
+      if (plan.split == Split::kLayers && (c.D == 2 || c.L < plan.threads)) continue;
       const std::string where = describe(c, isa.c_str(), plan);
       Call<double> call(c, in, setting, kernels, plan);
       compare(where, call.forward(true), wanted, 1e-12);

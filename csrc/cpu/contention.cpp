@@ -1,0 +1,58 @@
+#include "contention.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+
+namespace seq2seq_ext {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr int kMostStrikes = 6;  // 2^5 = 32 ms between tries
+
+// Calls of several Python threads share these; a lost update costs one more try.
+std::atomic<int> strikes{0};             // disturbed calls, less undisturbed ones
+std::atomic<int64_t> cautious_until{0};  // on Clock
+
+int64_t now() { return Clock::now().time_since_epoch().count(); }
+
+}  // namespace
+
+int advised_threads(int threads, double seconds) {
+  const int count = strikes.load(std::memory_order_relaxed);
+  if (count == 0 || threads == 1) return threads;
+  const auto length = static_cast<int64_t>(seconds * Clock::period::den / Clock::period::num);
+  if (now() + length >= cautious_until.load(std::memory_order_relaxed)) return threads;
+  return std::max(1, threads >> std::min(count, 8));
+}
+
+void report_team(bool disturbed) {
+  const int count = strikes.load(std::memory_order_relaxed);
+  if (disturbed) {
+    const int more = std::min(count + 1, kMostStrikes);
+    const auto pause = std::chrono::milliseconds(1 << (more - 1));
+    cautious_until.store(now() + std::chrono::duration_cast<Clock::duration>(pause).count(),
+                         std::memory_order_relaxed);
+    strikes.store(more, std::memory_order_relaxed);
+  } else if (count > 0) {
+    strikes.store(count - 1, std::memory_order_relaxed);
+  }
+}
+
+bool was_preempted() {
+#if defined(RUSAGE_THREAD)
+  thread_local long last = -1;
+  rusage usage;
+  if (getrusage(RUSAGE_THREAD, &usage) != 0) return false;
+  const bool more = last >= 0 && usage.ru_nivcsw > last;
+  last = usage.ru_nivcsw;
+  return more;
+#else
+  return false;
+#endif
+}
+
+}  // namespace seq2seq_ext
