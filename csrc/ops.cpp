@@ -12,6 +12,12 @@
 // the same, and c_n where there is no c_0. reserve: what backward needs, empty where save is false;
 // of no use to anything else. Gradients that are not wanted are empty.
 //
+// prepack: the weights in the order in which the kernels read them, in their own dtype (None),
+// bfloat16 or int8, as bytes for `packed` of rnn, where save must be false. rnn refuses it with a
+// message that begins with "packed: " where the weights or the instruction set are no longer those
+// that it was made of; csrc/cpu/fingerprint.h tells what is noticed when. turn: the number of steps
+// that calls with this block have run before.
+//
 // Arguments that few calls have come last, with defaults: those that are not given cost nothing.
 
 #include <torch/csrc/stable/library.h>
@@ -19,9 +25,12 @@
 STABLE_TORCH_LIBRARY(seq2seq_ext, m) {
   m.def(
       "rnn(Tensor x, Tensor? h_0, Tensor? c_0, Tensor[] weights, int cell, int num_layers=1, "
-      "bool bidirectional=False, bool save=False, Tensor? lengths=None, Tensor? batch_sizes=None, "
-      "Tensor? resets=None, Tensor? dropout_mask=None) "
-      "-> (Tensor y, Tensor h_n, Tensor c_n, Tensor reserve)");
+      "bool bidirectional=False, bool save=False, Tensor? packed=None, int turn=0, "
+      "Tensor? lengths=None, Tensor? batch_sizes=None, Tensor? resets=None, "
+      "Tensor? dropout_mask=None) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor reserve)");
+  m.def(
+      "prepack(Tensor[] weights, int cell, int num_layers=1, bool bidirectional=False, "
+      "ScalarType? dtype=None) -> Tensor");
   m.def(
       "rnn_backward(Tensor? d_y, Tensor? d_h_n, Tensor? d_c_n, Tensor x, Tensor? h_0, Tensor? c_0, "
       "Tensor[] weights, Tensor y, Tensor reserve, int cell, int num_layers, bool bidirectional, "

@@ -23,8 +23,10 @@ from seq2seq_ext.nn import (
     GRUCell,
     LSTMCell,
     RNNCell,
+    prepack,
     replace_modules,
     restore_modules,
+    unpack,
 )
 
 __version__: str = _C.__version__
@@ -44,10 +46,12 @@ __all__ = [
     "build_info",
     "cpu_isa",
     "functional",
+    "prepack",
     "reference",
     "replace_modules",
     "restore_modules",
     "set_cpu_isa",
+    "unpack",
 ]
 
 

@@ -212,10 +212,12 @@ def run(
     bidirectional: bool,
     lengths: Tensor | None,
     resets: Tensor | None,
+    packed: ops.Packed | None = None,
 ) -> tuple[Any, Tensor, Tensor | None]:
     """What :func:`lstm`, :func:`gru` and :func:`rnn` share: ``output, h_n, c_n`` of any cell.
 
-    ``dropout`` is the one to apply now, 0 while not training.
+    ``dropout`` is the one to apply now, 0 while not training; ``packed`` the weights once more, for
+    calls that need no gradient.
     """
     h_0, c_0 = _split_state(cell, hx)
     if (
@@ -225,10 +227,9 @@ def run(
         and lengths is None
         and resets is None
         and (dropout == 0.0 or num_layers == 1)
-        and not torch.compiler.is_compiling()
     ):
         x = input.transpose(0, 1) if batch_first else input
-        outputs = _unchecked(x, h_0, c_0, weights, cell, num_layers, bidirectional)
+        outputs = ops.attempt(x, h_0, c_0, weights, cell, num_layers, bidirectional, packed)
         if outputs is not None:
             y, h_n, c_n = outputs
             return y.transpose(0, 1) if batch_first else y, h_n, c_n
@@ -352,6 +353,7 @@ def run(
         batch_sizes,
         resets,
         dropout_mask,
+        packed,
     )
 
     if isinstance(input, PackedSequence):
@@ -362,27 +364,6 @@ def run(
     if single:
         return y.squeeze(1), h_n.squeeze(1), None if c_n is None else c_n.squeeze(1)
     return y.transpose(0, 1) if batch_first else y, h_n, c_n
-
-
-def _unchecked(
-    x: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    weights: Sequence[Tensor],
-    cell: str,
-    num_layers: int,
-    bidirectional: bool,
-) -> tuple[Tensor, Tensor, Tensor | None] | None:
-    """What the operator answers; None if it refuses.
-
-    It checks whatever it reads, at a tenth of the price that the checks here have, but in its own
-    words and without regard to autocast.  So the usual call does without the checks here, and a
-    call that was refused goes through them to learn why.
-    """
-    try:
-        return ops.rnn(x, h_0, c_0, weights, cell, num_layers, bidirectional)
-    except (RuntimeError, TypeError, AttributeError):  # the last if something is no tensor
-        return None
 
 
 def _name(cell: str) -> str:

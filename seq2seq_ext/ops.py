@@ -12,7 +12,8 @@ output features of a cell (H, or the projection's), L layers, D directions, G ga
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from operator import attrgetter, is_
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from seq2seq_ext import (
     reference,
 )
 
-__all__ = ["rnn", "step"]
+__all__ = ["Packed", "rnn", "step"]
 
 # In the order of the operators' numbers for them, which is that of Cell in csrc/cpu/kernels.h.
 CELLS = ("lstm", "gru", "gru_reset_before", "rnn_tanh", "rnn_relu")
@@ -37,6 +38,7 @@ _UNIT_PADDING = 16
 
 _rnn = torch.ops.seq2seq_ext.rnn.default
 _rnn_backward = torch.ops.seq2seq_ext.rnn_backward.default
+_prepack = torch.ops.seq2seq_ext.prepack.default
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 
 
@@ -52,6 +54,7 @@ def rnn(
     batch_sizes: Tensor | None = None,
     resets: Tensor | None = None,
     dropout_mask: Tensor | None = None,
+    packed: Packed | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Run a stack of recurrent layers; :mod:`seq2seq_ext.functional` is the friendlier way in.
 
@@ -70,6 +73,7 @@ def rnn(
         resets: bool (T, B) or (N,); where true, the state entering that step is zero.
         dropout_mask: (L-1, T, B, D*P) or (L-1, N, D*P), what the outputs of all layers but the last
             are multiplied by.
+        packed: the weights once more, for calls that need no gradient.
 
     Returns:
         ``y`` (T, B, D*P) or (N, D*P), ``h_n`` (L*D, B, P), ``c_n`` (L*D, B, H) or None.
@@ -86,12 +90,17 @@ def rnn(
     if not (lengths is batch_sizes is resets is dropout_mask is None):
         sequence = (lengths, batch_sizes, resets, dropout_mask)
     options = (_NUMBER[cell], num_layers, bidirectional)
-    y, h_n, c_n, _ = _call(x, h_0, c_0, weights, options, sequence)
+    y, h_n, c_n, _ = _call(x, h_0, c_0, weights, options, sequence, packed, _special())
     return y, h_n, c_n if cell == "lstm" else None
 
 
 def step(
-    x: Tensor, h: Tensor | None, c: Tensor | None, weights: Sequence[Tensor], cell: str
+    x: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
+    weights: Sequence[Tensor],
+    cell: str,
+    packed: Packed | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Take one step of one layer: what a cell does.
 
@@ -100,7 +109,7 @@ def step(
         h: (B, P), in the dtype of ``x`` as all that follows; None stands for zeros.
         c: (B, H) for ``"lstm"``, None where ``h`` is; None for every other cell.
         weights: as for :func:`rnn`, of one layer and direction.
-        cell: as for :func:`rnn`.
+        cell, packed: as for :func:`rnn`.
 
     Returns:
         ``h`` (B, P) after the step, and ``c`` (B, H) or None.
@@ -112,8 +121,46 @@ def step(
     >>> h.shape, c.shape
     (torch.Size([4, 2]), torch.Size([4, 2]))
     """
-    h, _, c, _ = _call(x, h, c, weights, (_NUMBER[cell], 1, False), ())
+    h, _, c, _ = _call(x, h, c, weights, (_NUMBER[cell], 1, False), (), packed, _special())
     return h, c if cell == "lstm" else None
+
+
+def attempt(
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    cell: str,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    packed: Packed | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """What :func:`rnn` returns, or None: the call is not a usual one, or the operator refuses it.
+
+    The operator checks whatever it reads, at a tenth of the price that checks in Python have, but
+    in its own words and without regard to autocast.  So layers and cells attempt a call without
+    checks of their own, and one that was refused goes through them to learn why.
+
+    ``x`` may be (B, I) as for :func:`step`, whose h is then the first result.
+    """
+    if _special():
+        return None
+    try:
+        y, h_n, c_n, _ = _call(
+            x, h_0, c_0, weights, (_NUMBER[cell], num_layers, bidirectional), (), packed, False
+        )
+    except (RuntimeError, TypeError, AttributeError):  # the last if something is no tensor
+        return None
+    return y, h_n, c_n if cell == "lstm" else None
+
+
+def _special() -> bool:
+    """Whether a compiler, a tracer or a function transform is at work."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._is_tracing()
+        or torch._C._are_functorch_transforms_active()
+    )
 
 
 def _call(
@@ -123,27 +170,32 @@ def _call(
     weights: Sequence[Tensor],
     options: tuple[int, ...],
     sequence: tuple[Tensor | None, ...],
+    packed: Packed | None,
+    special: bool,
 ) -> tuple[Tensor, ...]:
     """All outputs of the operator, by one of three ways.
 
     Through the dispatcher from the top, where it is one node to every mode of torch: the way of
-    compilers, tracers, function transforms and tensor subclasses.  The other two begin below
-    autograd, whose kernel in Python has the dispatcher turn each argument and result from C++ to
-    Python and back; for a small layer that takes as long as the layer.
+    special calls and tensor subclasses, and of inference mode, where autograd is out of the way
+    already.  The other two begin below autograd, whose kernel in Python has the dispatcher turn
+    each argument and result from C++ to Python and back; for a small layer that takes as long as
+    the layer.
     """
     save = torch.is_grad_enabled() and _require_grad(x, h_0, c_0, weights)
     if (
-        torch.compiler.is_compiling()
-        or torch.is_inference_mode_enabled()  # autograd is out of the way already
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._is_tracing()
+        special
+        or (packed is None and torch.is_inference_mode_enabled())
         or has_torch_function((x, h_0, c_0, *weights))
     ):
-        return cast("tuple[Tensor, ...]", _rnn(x, h_0, c_0, weights, *options, save, *sequence))
+        rest = (None, 0, *sequence) if sequence else ()
+        return cast("tuple[Tensor, ...]", _rnn(x, h_0, c_0, weights, *options, save, *rest))
     if save:
         return _apply(x, h_0, c_0, options, True, sequence, *weights)
     with _below_autograd():
-        return cast("tuple[Tensor, ...]", _rnn(x, h_0, c_0, weights, *options, False, *sequence))
+        if packed is not None and x.is_cpu:
+            return packed.run(x, h_0, c_0, weights, options, sequence)
+        rest = (None, 0, *sequence) if sequence else ()
+        return cast("tuple[Tensor, ...]", _rnn(x, h_0, c_0, weights, *options, False, *rest))
 
 
 def _require_grad(x: Tensor, h_0: Tensor | None, c_0: Tensor | None, weights: Any) -> bool:
@@ -153,6 +205,94 @@ def _require_grad(x: Tensor, h_0: Tensor | None, c_0: Tensor | None, weights: An
         if weight.requires_grad:
             return True
     return c_0 is not None and c_0.requires_grad
+
+
+class _Made(NamedTuple):
+    """A packed block, and of which weights in which state it was made."""
+
+    block: Tensor
+    weights: list[Tensor]
+    versions: list[int] | None
+
+
+class Packed:
+    """The weights of a layer in the order in which the kernels read them, made anew on a change.
+
+    What is noticed when is told by :func:`seq2seq_ext.prepack`, how by ``csrc/cpu/fingerprint.h``.
+    Threads may share one.  Copies and pickles of it start empty.
+
+    Args:
+        dtype: in which the weights are kept: None for their own, bfloat16 or int8.  Weights in
+            float64 are kept as they are.
+    """
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        self.dtype = dtype
+        self._made: _Made | None = None
+        self._turn = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Packed, (self.dtype,)
+
+    def make(self, weights: Sequence[Tensor], options: tuple[int, ...]) -> _Made:
+        """Pack ``weights``; ``options`` are cell, num_layers and bidirectional."""
+        # The order matters: what another thread changes meanwhile is a change since then.
+        versions = _versions(weights)
+        dtype = None if weights[0].dtype == torch.float64 else self.dtype
+        made = _Made(_prepack(weights, *options, dtype), list(weights), versions)
+        self._made = made
+        return made
+
+    def run(
+        self,
+        x: Tensor,
+        h_0: Tensor | None,
+        c_0: Tensor | None,
+        weights: Sequence[Tensor],
+        options: tuple[int, ...],
+        sequence: tuple[Tensor | None, ...],
+    ) -> tuple[Tensor, ...]:
+        """What ``rnn`` answers with these weights packed; to be called below autograd."""
+        arguments = (x, h_0, c_0, weights, *options, False)
+        turn = self._turn
+        if sequence and sequence[1] is not None:
+            self._turn = turn + sequence[1].numel()
+        else:
+            self._turn = turn + (x.size(0) if x.dim() == 3 else 1)
+        made = self._made
+        if (
+            made is not None
+            and all(map(is_, weights, made.weights))
+            and _versions(weights) == made.versions
+        ):
+            try:
+                return cast("tuple[Tensor, ...]", _rnn(*arguments, made.block, turn, *sequence))
+            except RuntimeError as error:
+                if not _out_of_date(error):
+                    raise
+        # Weights that are computed are new tensors in each call: packing them would not pay.
+        if all(isinstance(weight, torch.nn.Parameter) for weight in weights):
+            block = self.make(weights, options).block
+            try:
+                return cast("tuple[Tensor, ...]", _rnn(*arguments, block, turn, *sequence))
+            except RuntimeError as error:  # someone changes them all the time
+                if not _out_of_date(error):
+                    raise
+        return cast("tuple[Tensor, ...]", _rnn(*arguments, None, 0, *sequence))
+
+
+_version = attrgetter("_version")
+
+
+def _versions(weights: Sequence[Tensor]) -> list[int] | None:
+    try:
+        return list(map(_version, weights))
+    except RuntimeError:  # tensors made in inference mode have none
+        return None
+
+
+def _out_of_date(error: RuntimeError) -> bool:
+    return str(error).startswith("packed: ")
 
 
 def _sizes(
@@ -190,6 +330,8 @@ def _rnn_fake(
     num_layers: int = 1,
     bidirectional: bool = False,
     save: bool = False,
+    packed: Tensor | None = None,
+    turn: int = 0,
     lengths: Tensor | None = None,
     batch_sizes: Tensor | None = None,
     resets: Tensor | None = None,
@@ -207,6 +349,18 @@ def _rnn_fake(
         x.new_empty((*rows, H) if cell == _LSTM else (0,)),
         x.new_empty((reserve if save else 0,)),
     )
+
+
+@torch.library.register_fake("seq2seq_ext::prepack")  # type: ignore[untyped-decorator]
+def _prepack_fake(
+    weights: Sequence[Tensor],
+    cell: int,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    # The size is the instruction set's.
+    return weights[0].new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.uint8)
 
 
 @torch.library.register_fake("seq2seq_ext::rnn_backward")  # type: ignore[untyped-decorator]
@@ -259,8 +413,9 @@ class _Rnn(torch.autograd.Function):
         sequence: tuple[Tensor | None, ...],
         *weights: Tensor,
     ) -> tuple[Tensor, ...]:
+        rest = (None, 0, *sequence) if sequence else ()
         with _below_autograd():
-            y, h_n, c_n, reserve = _rnn(x, h_0, c_0, weights, *options, save, *sequence)
+            y, h_n, c_n, reserve = _rnn(x, h_0, c_0, weights, *options, save, *rest)
         ctx.options, ctx.save, ctx.parts = options, save, len(sequence)
         ctx.set_materialize_grads(False)
         empty = [t for t in (h_n, c_n) if t.dim() == 1]
@@ -327,6 +482,8 @@ def _rnn_autograd(
     num_layers: int = 1,
     bidirectional: bool = False,
     save: bool = False,
+    packed: Tensor | None = None,
+    turn: int = 0,
     *sequence: Tensor | None,
 ) -> tuple[Tensor, ...]:
     options = (cell, num_layers, bidirectional)
@@ -336,7 +493,10 @@ def _rnn_autograd(
         )
         return output
     with _below_autograd():
-        return cast("tuple[Tensor, ...]", _rnn(x, h_0, c_0, weights, *options, save, *sequence))
+        return cast(
+            "tuple[Tensor, ...]",
+            _rnn(x, h_0, c_0, weights, *options, save, packed, turn, *sequence),
+        )
 
 
 class _RnnBackward(torch.autograd.Function):
@@ -485,4 +645,5 @@ def _rnn_backward_autograd(
 # Kept alive: torch unregisters what a library holds when the library goes.
 _library = torch.library.Library("seq2seq_ext", "IMPL")  # type: ignore[no-untyped-call]
 _library.impl("rnn", _rnn_autograd, "Autograd")  # type: ignore[no-untyped-call]
+_library.impl("prepack", torch.library.fallthrough_kernel, "Autograd")  # type: ignore[no-untyped-call]
 _library.impl("rnn_backward", _rnn_backward_autograd, "Autograd")  # type: ignore[no-untyped-call]

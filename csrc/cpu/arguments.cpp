@@ -21,19 +21,6 @@ std::ostream& operator<<(std::ostream& out, const WeightName& name) {
   return out << "weights[" << name.index << "]";
 }
 
-std::ostream& operator<<(std::ostream& out, const Shape& shape) {
-  out << "(";
-  for (int64_t i = 0; i < shape.dim; ++i) out << (i ? ", " : "") << shape.size[i];
-  return out << ")";
-}
-
-// The shape of a tensor, of any number of dimensions.
-std::ostream& operator<<(std::ostream& out, const View& view) {
-  out << "(";
-  for (int64_t i = 0; i < view.dim; ++i) out << (i ? ", " : "") << view.size[i];
-  return out << ")";
-}
-
 struct DtypeName {
   int32_t code;
 };
@@ -41,21 +28,6 @@ struct DtypeName {
 std::ostream& operator<<(std::ostream& out, const DtypeName& dtype) {
   using torch::headeronly::ScalarType;
   return out << torch::headeronly::toString(static_cast<ScalarType>(dtype.code));
-}
-
-std::ostream& operator<<(std::ostream& out, Cell cell) {
-  static constexpr const char* kNames[] = {"lstm", "gru", "gru_reset_before", "rnn_tanh",
-                                           "rnn_relu"};
-  return out << kNames[static_cast<int>(cell)];
-}
-
-// Becomes a RuntimeError in Python. Unlike STD_TORCH_CHECK it does not put this file's name before
-// what a user is to read.
-template <typename... Parts>
-[[noreturn, gnu::noinline, gnu::cold]] void fail(const Parts&... parts) {
-  std::ostringstream message;
-  (message << ... << parts);
-  throw std::runtime_error(message.str());
 }
 
 // ---- checks ---------------------------------------------------------------------------------
@@ -85,6 +57,11 @@ int64_t product(const char* name, int64_t a, int64_t b) {
   return result;
 }
 
+int64_t last_size(const View& view) {
+  if (view.dim == 0) fail("x: expected 2 or 3 dimensions, got shape ", view);
+  return view.size[view.dim - 1];
+}
+
 Cell cell_of(int64_t code) {
   constexpr int64_t kLast = static_cast<int64_t>(Cell::kRnnRelu);
   if (code < 0 || code > kLast)
@@ -94,17 +71,100 @@ Cell cell_of(int64_t code) {
 
 }  // namespace
 
-// ---- arguments ------------------------------------------------------------------------------
+std::ostream& operator<<(std::ostream& out, Cell cell) {
+  static constexpr const char* kNames[] = {"lstm", "gru", "gru_reset_before", "rnn_tanh",
+                                           "rnn_relu"};
+  return out << kNames[static_cast<int>(cell)];
+}
 
-Arguments::Arguments(const Given& given)
-    : cell(cell_of(given.cell)), x(given.x), h_0(given.h_0), c_0(given.c_0) {
-  check_cpu("x", x);
-  dtype = x.dtype;
+std::ostream& operator<<(std::ostream& out, const Shape& shape) {
+  out << "(";
+  for (int64_t i = 0; i < shape.dim; ++i) out << (i ? ", " : "") << shape.size[i];
+  return out << ")";
+}
+
+std::ostream& operator<<(std::ostream& out, const View& view) {
+  out << "(";
+  for (int64_t i = 0; i < view.dim; ++i) out << (i ? ", " : "") << view.size[i];
+  return out << ")";
+}
+
+// ---- layers ----------------------------------------------------------------------------------
+
+Layers::Layers(const std::vector<Handle>& tensors, int64_t cell_number, int64_t num_layers,
+               bool bidirectional, int32_t dtype, int64_t I)
+    : cell(cell_of(cell_number)), dtype(dtype), I(I) {
   if (dtype != aoti_torch_dtype_float32() && dtype != aoti_torch_dtype_float64())
     fail("x: expected dtype Float or Double, got ", DtypeName{dtype});
-  if (given.num_layers <= 0) fail("num_layers: expected at least 1, got ", given.num_layers);
-  L = given.num_layers;
-  D = given.bidirectional ? 2 : 1;
+  if (num_layers <= 0) fail("num_layers: expected at least 1, got ", num_layers);
+  L = num_layers;
+  D = bidirectional ? 2 : 1;
+  const int64_t layers = product("num_layers", L, D), count = static_cast<int64_t>(tensors.size());
+  const int64_t each = count / layers;
+  if (each * layers != count || each < 2 || each > 5)
+    fail("weights: expected 2 to 5 tensors for each of ", layers, " layers and directions, got ",
+         count);
+  bias = each >= 4;
+  projected = each == 3 || each == 5;
+  if (projected && cell != Cell::kLstm)
+    fail("weights: expected 2 or 4 tensors per layer and direction, got ", each,
+         "; only the cell lstm has projections");
+  const View w_ih(tensors[0]), w_hh(tensors[1]);
+  const int64_t gates = num_gates(cell);
+  if (w_ih.dim != 2 || w_ih.size[0] % gates != 0 || w_ih.size[0] == 0)
+    fail("weights[0]: expected shape (", gates, " * H, I), got ", w_ih);
+  H = w_ih.size[0] / gates;
+  if (w_hh.dim != 2 || w_hh.size[1] == 0)
+    fail("weights[1]: expected shape (", gates * H, ", P), got ", w_hh);
+  P = projected ? w_hh.size[1] : H;
+  given.reserve(count);
+  weights.reserve(count);
+  for (int64_t i = 0; i < count; ++i) {
+    const View weight(tensors[i]);
+    check_all(WeightName{i}, weight, dtype, weight_shape(i / each / D, i % each));
+    given.push_back(weight.data());
+    weights.push_back(contiguous(weight).data());
+  }
+}
+
+Shape Layers::weight_shape(int64_t layer, int64_t role) const {
+  const int64_t rows = num_gates(cell) * H;
+  if (role == 0) return {{rows, layer == 0 ? I : D * P}, 2};
+  if (role == 1) return {{rows, P}, 2};
+  if (bias && role < 4) return {{rows}, 1};
+  return {{P, H}, 2};
+}
+
+size_t Layers::weight_bytes(int64_t index) const {
+  const Shape shape = weight_shape(index / roles() / D, index % roles());
+  const int64_t elements = shape.size[0] * (shape.dim == 2 ? shape.size[1] : 1);
+  return static_cast<size_t>(elements) * (dtype == aoti_torch_dtype_float64() ? 8 : 4);
+}
+
+View Layers::contiguous(View view) {
+  if (!view) return view;
+  bool is_contiguous;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_is_contiguous(view.handle, &is_contiguous));
+  if (is_contiguous) return view;
+  AtenTensorHandle alias;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(view.handle, &alias));
+  const torch::stable::Tensor copy = torch::stable::contiguous(torch::stable::Tensor(alias));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(copy.get(), &alias));
+  copies_.emplace_back(alias);
+  return View(copies_.back());
+}
+
+// ---- arguments ------------------------------------------------------------------------------
+
+Arguments::Arguments(const Given& given) : Arguments(given, View(given.x)) {}
+
+Arguments::Arguments(const Given& given, const View& x_given)
+    : Layers(given.weights, given.cell, given.num_layers, given.bidirectional, x_given.dtype,
+             last_size(x_given)),
+      x(x_given),
+      h_0(given.h_0),
+      c_0(given.c_0) {
+  check_cpu("x", x);
   if (given.batch_sizes) {
     form = Form::kPacked;
     if (x.dim != 2) fail("x: expected 2 dimensions (N, I), with batch_sizes, got shape ", x);
@@ -124,8 +184,6 @@ Arguments::Arguments(const Given& given)
       fail("x: expected 3 dimensions (T, B, I) with lengths, resets or dropout_mask, got shape ",
            x);
   }
-  I = x.size[x.dim - 1];
-  take_weights(given.weights);
   if (form == Form::kPacked) {
     if (h_0.dim != 3) fail("h_0: expected shape (", L * D, ", B, ", P, "), got ", h_0);
     B = h_0.size[1];
@@ -175,14 +233,6 @@ Shape Arguments::state_shape(int64_t features) const {
   return {{L * D, B, features}, 3};
 }
 
-Shape Arguments::weight_shape(int64_t layer, int64_t role) const {
-  const int64_t rows = num_gates(cell) * H;
-  if (role == 0) return {{rows, layer == 0 ? I : D * P}, 2};
-  if (role == 1) return {{rows, P}, 2};
-  if (bias && role < 4) return {{rows}, 1};
-  return {{P, H}, 2};
-}
-
 void Arguments::check(const char* name, const View& view, const Shape& shape) const {
   check_all(name, view, dtype, shape);
 }
@@ -191,49 +241,9 @@ void Arguments::check_none(const char* name, const View& view, const char* what)
   if (view) fail(name, ": expected None for ", what, ", got a tensor");
 }
 
-View Arguments::contiguous(View view) {
-  if (!view) return view;
-  bool is_contiguous;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_is_contiguous(view.handle, &is_contiguous));
-  if (is_contiguous) return view;
-  AtenTensorHandle alias;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(view.handle, &alias));
-  const torch::stable::Tensor copy = torch::stable::contiguous(torch::stable::Tensor(alias));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(copy.get(), &alias));
-  copies_.emplace_back(alias);
-  return View(copies_.back());
-}
-
 View Arguments::with_adjacent_features(View view) {
   const int64_t last = view.dim - 1;
   return view.size[last] <= 1 || view.stride[last] == 1 ? view : contiguous(view);
-}
-
-void Arguments::take_weights(const std::vector<Handle>& given) {
-  const int64_t layers = product("num_layers", L, D), count = static_cast<int64_t>(given.size());
-  const int64_t each = count / layers;
-  if (each * layers != count || each < 2 || each > 5)
-    fail("weights: expected 2 to 5 tensors for each of ", layers, " layers and directions, got ",
-         count);
-  bias = each >= 4;
-  projected = each == 3 || each == 5;
-  if (projected && cell != Cell::kLstm)
-    fail("weights: expected 2 or 4 tensors per layer and direction, got ", each,
-         "; only the cell lstm has projections");
-  const View w_ih(given[0]), w_hh(given[1]);
-  const int64_t gates = num_gates(cell);
-  if (w_ih.dim != 2 || w_ih.size[0] % gates != 0 || w_ih.size[0] == 0)
-    fail("weights[0]: expected shape (", gates, " * H, I), got ", w_ih);
-  H = w_ih.size[0] / gates;
-  if (w_hh.dim != 2 || w_hh.size[1] == 0)
-    fail("weights[1]: expected shape (", gates * H, ", P), got ", w_hh);
-  P = projected ? w_hh.size[1] : H;
-  weights.reserve(count);
-  for (int64_t i = 0; i < count; ++i) {
-    const View weight(given[i]);
-    check_all(WeightName{i}, weight, dtype, weight_shape(i / each / D, i % each));
-    weights.push_back(contiguous(weight).data());
-  }
 }
 
 void Arguments::take_batch_sizes(View given) {

@@ -13,6 +13,7 @@
 #include "arguments.h"
 #include "dispatch.h"
 #include "kernels.h"
+#include "packed.h"
 #include "plan.h"
 #include "scratch.h"
 #include "team_run.h"
@@ -62,35 +63,14 @@ void zero_padding(const Arguments& a, T* base, int64_t features) {
       std::fill_n(base + (t * a.B + b) * features, features, T(0));
 }
 
-// Pointers to weights or their gradients, from as many for each layer and direction as there are
-// roles.
-template <typename T, typename PointerAt>
-const Weights<T>* weight_pointers(const Arguments& a, Scratch::Frame& frame, const PointerAt& at) {
-  Weights<T>* pointers = frame.take<Weights<T>>(a.L * a.D);
-  for (int64_t i = 0; i < a.L * a.D; ++i) {
-    const int64_t first = i * a.roles();
-    pointers[i] = {static_cast<T*>(at(first)), static_cast<T*>(at(first + 1)),
-                   a.bias ? static_cast<T*>(at(first + 2)) : nullptr,
-                   a.bias ? static_cast<T*>(at(first + 3)) : nullptr,
-                   a.projected ? static_cast<T*>(at(first + a.roles() - 1)) : nullptr};
-  }
-  return pointers;
-}
-
 template <typename T>
-void fill_stack(const Arguments& a, Scratch::Frame& frame, bool backward, int vector_bytes,
-                Stack<T>& stack) {
-  stack.cell = a.cell;
-  stack.L = a.L;
-  stack.D = a.D;
-  stack.I = a.I;
-  stack.H = a.H;
-  stack.P = a.P;
+void fill_stack(const Arguments& a, Scratch::Frame& frame, bool backward, bool packed,
+                int vector_bytes, Stack<T>& stack) {
+  fill_layers(a, frame, stack);
   stack.sequence = {a.T, a.B, a.N, a.active, a.offset, a.source, a.reset};
-  const Problem problem{a.cell, backward, false, a.T, a.B,       a.N,         a.I,
-                        a.H,    a.P,      a.L,   a.D, sizeof(T), vector_bytes};
+  const Problem problem{a.cell, backward, packed, a.T, a.B,       a.N,         a.I,
+                        a.H,    a.P,      a.L,    a.D, sizeof(T), vector_bytes};
   stack.plan = make_plan(problem, static_cast<int>(torch::stable::get_num_threads()));
-  stack.weights = weight_pointers<const T>(a, frame, [&](int64_t i) { return a.weights[i]; });
   stack.x = rows_of(a, frame, static_cast<const T*>(a.x.data()), a.x);
   stack.mask_layer = 0;
   if (a.dropout_mask && a.L > 1) {
@@ -116,7 +96,7 @@ struct Outputs {
 };
 
 template <typename T>
-Outputs forward(Arguments& a, bool save) {
+Outputs forward(Arguments& a, bool save, const PackedBlock& packed) {
   const bool lstm = a.cell == Cell::kLstm;
   const bool step = a.form == Form::kStep;
   // The reserve has one size whatever the lengths, so that it is known without looking into them.
@@ -128,7 +108,9 @@ Outputs forward(Arguments& a, bool save) {
   a.arrange(frame);
   const Kernels& kernels = active_kernels();
   Forward<T> call{};
-  fill_stack(a, frame, false, kernels.vector_bytes, call);
+  fill_stack(a, frame, false, packed.memory != nullptr, kernels.vector_bytes, call);
+  call.packed = packed.memory;
+  call.packed_type = packed.type;
   T* y = data<T>(out.y);
   zero_padding(a, y, a.D * a.P);
   call.y = new_rows(a, frame, y, a.D * a.P);
@@ -188,7 +170,7 @@ Gradients backward(Arguments& a, const Cotangents& d, const View& y, const View&
   a.arrange(frame);
   const Kernels& kernels = active_kernels();
   Backward<T> call{};
-  fill_stack(a, frame, true, kernels.vector_bytes, call);
+  fill_stack(a, frame, true, false, kernels.vector_bytes, call);
   const View outputs = a.with_adjacent_features(y);
   call.y = rows_of(a, frame, static_cast<const T*>(outputs.data()), outputs);
   call.reserve = static_cast<const T*>(reserve.data());
@@ -247,15 +229,38 @@ void rnn(StableIValue* stack, uint64_t, uint64_t) {
     given.num_layers = read.integer();
     given.bidirectional = read.boolean();
     const bool save = read.boolean();
+    const Handle packed = read.optional_tensor();
+    const int64_t turn = read.integer();
     take_sequence(read, given);
 
     Arguments a(given);
-    Outputs out =
-        a.dtype == aoti_torch_dtype_float32() ? forward<float>(a, save) : forward<double>(a, save);
+    PackedBlock block;
+    if (packed) {
+      if (save) fail("packed: expected None with save, for backward reads the weights themselves");
+      if (turn < 0) fail("turn: expected a number of steps, got ", turn);
+      block = packed_block(a, View(packed), turn, std::max<int64_t>(a.T, 1));
+    }
+    Outputs out = a.dtype == aoti_torch_dtype_float32() ? forward<float>(a, save, block)
+                                                        : forward<double>(a, save, block);
     stack[0] = result(std::move(out.y));
     stack[1] = result(std::move(out.h_n));
     stack[2] = result(std::move(out.c_n));
     stack[3] = result(std::move(out.reserve));
+  });
+}
+
+void prepack(StableIValue* stack, uint64_t, uint64_t) {
+  with_readable_errors([&] {
+    ArgumentReader read(stack);
+    const std::vector<Handle> weights = read.tensors();
+    const int64_t cell = read.integer(), num_layers = read.integer();
+    const bool bidirectional = read.boolean();
+    const auto dtype = read.optional_dtype();
+    if (weights.empty()) fail("weights: expected 2 to 5 tensors for each layer, got none");
+    const View first(weights[0]);
+    if (first.dim != 2) fail("weights[0]: expected 2 dimensions, got shape ", first);
+    const Layers layers(weights, cell, num_layers, bidirectional, first.dtype, first.size[1]);
+    stack[0] = result(pack(layers, weight_type_of(dtype, layers)));
   });
 }
 
@@ -304,5 +309,6 @@ void rnn_backward(StableIValue* stack, uint64_t, uint64_t) {
 
 STABLE_TORCH_LIBRARY_IMPL(seq2seq_ext, CPU, m) {
   m.impl("rnn", &seq2seq_ext::rnn);
+  m.impl("prepack", &seq2seq_ext::prepack);
   m.impl("rnn_backward", &seq2seq_ext::rnn_backward);
 }

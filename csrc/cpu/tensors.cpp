@@ -4,7 +4,17 @@
 #include <stdexcept>
 #include <string>
 
+#include "scratch.h"
+
 namespace seq2seq_ext {
+namespace {
+
+// The C library hands smaller blocks out again and again, but maps larger ones anew each time
+// (M_MMAP_THRESHOLD, at most 32 MiB). A training step of a layer that keeps 64 MB for backward took
+// 10 % longer by the faults of small pages.
+constexpr size_t kMappedAnew = size_t{32} << 20;
+
+}  // namespace
 
 Handle empty(const Shape& shape, int32_t dtype) {
   int64_t stride[4], elements = 1;
@@ -13,6 +23,9 @@ Handle empty(const Shape& shape, int32_t dtype) {
     stride[i] = elements;
     fits &= !__builtin_mul_overflow(elements, std::max<int64_t>(shape.size[i], 1), &elements);
   }
+  const int64_t element_size = dtype == aoti_torch_dtype_float64() ? 8
+                               : dtype == aoti_torch_dtype_uint8() ? 1
+                                                                   : 4;
   AtenTensorHandle handle;
   if (!fits ||
       aoti_torch_empty_strided(shape.dim, shape.size, stride, dtype, aoti_torch_device_type_cpu(),
@@ -22,7 +35,10 @@ Handle empty(const Shape& shape, int32_t dtype) {
       sizes += (i ? ", " : "") + std::to_string(shape.size[i]);
     throw std::runtime_error("not enough memory for a tensor of shape (" + sizes + ")");
   }
-  return Handle(handle);
+  Handle tensor(handle);
+  const auto bytes = static_cast<size_t>(elements * element_size);
+  if (bytes >= kMappedAnew) advise_huge_pages(data_of(tensor), bytes);
+  return tensor;
 }
 
 StableIValue result(std::vector<Handle> tensors) {

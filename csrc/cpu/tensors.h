@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/stableivalue_conversions.h>
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
 
 #include <cstdint>
 #include <optional>
@@ -81,7 +82,8 @@ struct Shape {
   int64_t dim;
 };
 
-// A new tensor on the CPU, uninitialized and contiguous. Throws where there is no memory for it.
+// A new tensor on the CPU of float, double or bytes, uninitialized and contiguous. Throws where
+// there is no memory for it.
 Handle empty(const Shape& shape, int32_t dtype);
 
 inline void* data_of(const Handle& tensor) {
@@ -102,6 +104,9 @@ class ArgumentReader {
   }
   int64_t integer() { return torch::stable::detail::to<int64_t>(*next_++); }
   bool boolean() { return torch::stable::detail::to<bool>(*next_++); }
+  std::optional<torch::headeronly::ScalarType> optional_dtype() {
+    return torch::stable::detail::to<std::optional<torch::headeronly::ScalarType>>(*next_++);
+  }
   std::vector<Handle> tensors() {
     const auto list = torch::stable::detail::to<StableListHandle>(*next_++);
     size_t size = 0;

@@ -2,6 +2,7 @@
 
 from seq2seq_ext.nn.cells import GRUCell, LSTMCell, RNNCell
 from seq2seq_ext.nn.layers import GRU, LSTM, RNN
+from seq2seq_ext.nn.prepack import prepack, unpack
 from seq2seq_ext.nn.replace import NotReplaced, replace_modules, restore_modules
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "LSTMCell",
     "NotReplaced",
     "RNNCell",
+    "prepack",
     "replace_modules",
     "restore_modules",
+    "unpack",
 ]

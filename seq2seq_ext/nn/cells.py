@@ -44,6 +44,8 @@ class LSTMCell(nn.LSTMCell):
     (torch.Size([3, 20]), torch.Size([3, 20]))
     """
 
+    _packed: ops.Packed | None = None  # see seq2seq_ext.prepack
+
     def forward(self, input: Tensor, hx: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Take one step.
 
@@ -71,7 +73,7 @@ class LSTMCell(nn.LSTMCell):
             h, c = hx
             if h is None or c is None:
                 raise TypeError("LSTMCell: Expected hx to hold two Tensors, got None in it")
-        h, c = _step(self, "lstm", input, h, c)
+        h, c = _step(self, "lstm", input, h, c, self._packed)
         assert c is not None
         return h, c
 
@@ -95,6 +97,7 @@ class GRUCell(nn.GRUCell):
     torch.Size([3, 20])
     """
 
+    _packed: ops.Packed | None = None  # see seq2seq_ext.prepack
     reset_after: bool = True  # on the class too, for cells that began as an nn.GRUCell
 
     def __init__(
@@ -116,7 +119,7 @@ class GRUCell(nn.GRUCell):
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Take one step: as :meth:`LSTMCell.forward`, with ``hx`` (B, H) or (H,) and no c."""
         cell = "gru" if self.reset_after else "gru_reset_before"
-        return _step(self, cell, input, hx, None)[0]
+        return _step(self, cell, input, hx, None, self._packed)[0]
 
 
 class RNNCell(nn.RNNCell):
@@ -135,30 +138,33 @@ class RNNCell(nn.RNNCell):
     torch.Size([20])
     """
 
+    _packed: ops.Packed | None = None  # see seq2seq_ext.prepack
+
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Take one step: as :meth:`LSTMCell.forward`, with ``hx`` (B, H) or (H,) and no c."""
         if self.nonlinearity not in ("tanh", "relu"):
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        return _step(self, f"rnn_{self.nonlinearity}", input, hx, None)[0]
+        return _step(self, f"rnn_{self.nonlinearity}", input, hx, None, self._packed)[0]
 
 
 def _step(
-    module: nn.RNNCellBase, cell: str, x: Tensor, h: Tensor | None, c: Tensor | None
+    module: nn.RNNCellBase,
+    cell: str,
+    x: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
+    packed: ops.Packed | None,
 ) -> tuple[Tensor, Tensor | None]:
     """``module``'s step from ``(h, c)``."""
-    weights = _weights(module)
-    if (
-        type(x) is Tensor
-        and x.dim() == 2
-        and x.is_cpu
-        and not torch.compiler.is_compiling()
-        and (outputs := _unchecked(x, h, c, weights, cell)) is not None
-    ):
-        return outputs
-    return _checked(module, cell, x, h, c, weights)
+    weights = _current_weights(module)
+    if type(x) is Tensor and x.dim() == 2 and x.is_cpu:
+        outputs = ops.attempt(x, h, c, weights, cell, packed=packed)
+        if outputs is not None:
+            return outputs[0], outputs[2]
+    return _checked(module, cell, x, h, c, weights, packed)
 
 
-def _weights(module: nn.RNNCellBase) -> list[Tensor]:
+def _current_weights(module: nn.RNNCellBase) -> list[Tensor]:
     """The weights as attributes have them now, in the order of the operator."""
     parameters = module._parameters  # the short way to the usual ones
     try:
@@ -168,16 +174,6 @@ def _weights(module: nn.RNNCellBase) -> list[Tensor]:
     return weights[:2] if weights[2] is None or weights[3] is None else weights
 
 
-def _unchecked(
-    x: Tensor, h: Tensor | None, c: Tensor | None, weights: list[Tensor], cell: str
-) -> tuple[Tensor, Tensor | None] | None:
-    """What the operator answers; None if it refuses.  See :func:`seq2seq_ext.functional.run`."""
-    try:
-        return ops.step(x, h, c, weights, cell)
-    except (RuntimeError, TypeError, AttributeError):  # the last if something is no tensor
-        return None
-
-
 def _checked(
     module: nn.RNNCellBase,
     cell: str,
@@ -185,6 +181,7 @@ def _checked(
     h: Tensor | None,
     c: Tensor | None,
     weights: list[Tensor],
+    packed: ops.Packed | None,
 ) -> tuple[Tensor, Tensor | None]:
     """The step after the checks of ``torch.nn`` in its words."""
     name = type(module).__name__
@@ -214,7 +211,7 @@ def _checked(
             raise RuntimeError(
                 f"{name}: weights must all be on {w_ih.device}, got one on {weight.device}"
             )
-    h_n, c_n = ops.step(x, h, c, weights, cell)
+    h_n, c_n = ops.step(x, h, c, weights, cell, packed)
     if single:
         h_n, c_n = h_n.squeeze(0), None if c_n is None else c_n.squeeze(0)
     return h_n, c_n

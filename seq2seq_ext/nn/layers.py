@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from seq2seq_ext import functional
+from seq2seq_ext import functional, ops
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
@@ -42,6 +42,7 @@ class _Layer(nn.RNNBase):
 
     torch_class: ClassVar[type[nn.RNNBase]]
     _answered_class: ClassVar[type[nn.RNNBase]]
+    _packed: ops.Packed | None = None  # see seq2seq_ext.prepack
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -261,6 +262,7 @@ class LSTM(_Layer):
             self.bidirectional,
             lengths,
             resets,
+            self._packed,
         )
         assert c_n is not None
         return output, (h_n, c_n)
@@ -356,6 +358,7 @@ class GRU(_Layer):
             self.bidirectional,
             lengths,
             resets,
+            self._packed,
         )
         return output, h_n
 
@@ -441,6 +444,7 @@ class RNN(_Layer):
             self.bidirectional,
             lengths,
             resets,
+            self._packed,
         )
         return output, h_n
 

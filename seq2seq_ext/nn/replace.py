@@ -163,6 +163,7 @@ def _change_class(module: nn.Module, cls: type[nn.Module]) -> None:
         # Where there is an answer for __class__, that is what parametrize derives from.
         cls = type(own.__name__, (cls.__dict__.get("_answered_class", cls),), namespace)
     _actual_class.__set__(module, cls)
+    module.__dict__.pop("_packed", None)  # what prepack gave one of ours is nothing to torch.nn's
     if isinstance(module, nn.RNNBase):
         # nn.RNNBase looks its weights up anew; in ours the list is not kept.
         module.__dict__.pop("_flat_weights", None)

@@ -1,0 +1,31 @@
+// Weights that stay packed between calls: a tensor of bytes that only this file reads. It holds
+// what it was made of, so that a call can tell whether it still serves: the instruction set, the
+// sizes, where the weights lay, and their fingerprint. Nobody writes to it once it is made, so any
+// number of threads may use it at once, and one that finds it out of date makes another.
+#pragma once
+
+#include <optional>
+
+#include "arguments.h"
+#include "kernels.h"
+#include "tensors.h"
+
+namespace seq2seq_ext {
+
+// Throws where the narrow types do not serve: they are for float only.
+WeightType weight_type_of(std::optional<torch::headeronly::ScalarType> dtype, const Layers& layers);
+
+// uint8 (bytes).
+Handle pack(const Layers& layers, WeightType type);
+
+struct PackedBlock {
+  const void* memory = nullptr;
+  WeightType type = WeightType::kFull;
+};
+
+// The kernels' part of `packed`, for `steps` steps of a call that is the one after those of `first`
+// steps. Throws a message that begins with "packed: " where it was not made of these weights as
+// they are now, or for another instruction set.
+PackedBlock packed_block(const Layers& layers, const View& packed, int64_t first, int64_t steps);
+
+}  // namespace seq2seq_ext
