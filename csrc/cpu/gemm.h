@@ -56,6 +56,7 @@ static void tile_product(const Tile<T, S>& tile) {
   const T* const a = tile.a;
   const int64_t stride = tile.stride;
   Vec<T> acc[U][MR][V] = {};
+  Vec<T> total[MR] = {};  // of what the weights are multiplied by, where they have an offset
   // Groups [0, count / G) at k = at; of the last group only `count` % G where that is not 0.
   const auto step = [&](int64_t at, int count) __attribute__((always_inline)) {
 #pragma GCC unroll 4
@@ -78,6 +79,7 @@ static void tile_product(const Tile<T, S>& tile) {
               broadcast(layout == Layout::kRows ? a[m * stride + k] : a[k * stride + m]);
 #pragma GCC unroll 4
           for (int v = 0; v < V; ++v) acc[(q * G + j) % U][m][v] += row * columns[j][v];
+          if constexpr (kScaled<S>) total[m] += row;
         }
       }
     }
@@ -100,7 +102,7 @@ static void tile_product(const Tile<T, S>& tile) {
       Vec<T> sum = acc[0][m][v];
 #pragma GCC unroll 4
       for (int u = 1; u < U; ++u) sum += acc[u][m][v];
-      if constexpr (kScaled<S>) sum *= load(tile.scale + v * W);
+      if constexpr (kScaled<S>) sum = (sum - T(kOffset<S>) * total[m]) * load(tile.scale + v * W);
       T* c = tile.c + m * tile.ldc + v * W;
       store(c, tile.add ? load(tile.add + m * tile.ldadd + v * W) + sum : sum);
     }
@@ -108,7 +110,8 @@ static void tile_product(const Tile<T, S>& tile) {
 }
 
 // The tile product for a run-time number of rows, 1 <= rows <= kTileRows<V>.
-template <typename T, typename S, int V, Layout layout, int MR = kTileRows<V>>
+template <typename T, typename S, int V, Layout layout,
+          int MR = std::is_same_v<T, S> ? kTileRows<V> : kFewTileRows>
 static void rows_product(int64_t rows, bool few, const Tile<T, S>& tile) {
   if (rows == MR) {
     if constexpr (MR <= kFewTileRows) {
@@ -122,13 +125,13 @@ static void rows_product(int64_t rows, bool few, const Tile<T, S>& tile) {
 // The product for one panel, any number of rows and any K. Where A lies in columns, its tiles
 // follow each other, `tile_step` elements apart, each kTileRows high; rows are cut into tiles of
 // heights as equal as can be. `few`: the call has at most kFewTileRows rows. Narrow weights that
-// more than one tile reads are widened once per run.
+// more rows read are widened first, a run at a time.
 template <typename T, int V, Layout layout = Layout::kRows, typename S = T>
 static void panel_product(int64_t rows, bool few, const Tile<T, S>& p, int64_t tile_step = 0) {
   constexpr int64_t MR = kTileRows<V>;
   constexpr int64_t NR = V * kLanes<T>;
   if constexpr (!std::is_same_v<T, S>) {
-    if (rows > MR) {
+    if (rows > kFewTileRows) {
       alignas(64) T wide[kRun * NR];
       for (int64_t k = 0; k < p.K; k += kRun) {
         const int64_t depth = std::min(kRun, p.K - k);
@@ -143,7 +146,7 @@ static void panel_product(int64_t rows, bool few, const Tile<T, S>& p, int64_t t
     }
   }
   const int64_t run = few ? kRun * k_unrolling(V) : kRun;
-  const int64_t tiles = (rows + MR - 1) / MR;
+  const int64_t tiles = (rows + MR - 1) / MR;  // one for narrow weights
   for (int64_t k = 0; k < p.K; k += run) {
     Tile<T, S> tile = p;
     tile.K = std::min(run, p.K - k);
