@@ -7,6 +7,7 @@ VENV   ?= .venv
 # name its index, which pytorch.org tells, in PIP_EXTRA_INDEX_URL.
 TORCH  ?= torch==2.13.0
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
@@ -72,8 +73,8 @@ format: $(DEV_STAMP) ## let ruff and clang-format write
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FILES)
 
-bench: $(EXTENSION_STAMP) ## the benchmarks, ours and the peers in one run
-	$(BIN)/python -m pytest benchmarks --benchmark-only $(PYTEST_ARGS)
+bench: $(EXTENSION_STAMP) ## ours, the peers and the machine's limits; BENCH_ARGS="--shapes quick" chooses
+	$(BIN)/seq2seq-ext bench $(BENCH_ARGS)
 
 cross-check: $(DEV_STAMP) ## compile the kernels for aarch64, and test them where qemu-user is there
 	$(CMAKE) -B build/aarch64 --toolchain cmake/aarch64-linux-gnu.cmake

@@ -1,24 +1,25 @@
 """How the benchmarks are run by pytest-benchmark: briefly, warmed up, and never unchecked.
 
-`measure` times one side and compares our results with the peer's, so that no speed is bought with
-a wrong answer and ``--benchmark-disable`` is a test of its own. pytest-benchmark times the sides
-one after another; figures to be quoted come from compare.py, where they take turns.
+`measure` times one side and compares its results with the peer's, so that no speed is bought with a
+wrong answer and ``--benchmark-disable`` is a test of its own. pytest-benchmark times the sides one
+after another: good for work on one shape. Figures to be quoted come from ``seq2seq-ext bench``,
+where they take turns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
-from torch import Tensor
 
 import seq2seq_ext
+from seq2seq_ext.benchmark.workloads import Contestant, check
 
-Measure = Callable[..., None]
+Measure = Callable[[str, Sequence[Contestant], str], None]
 
 _HERE = Path(__file__).parent
 
@@ -45,35 +46,13 @@ def seeded() -> Iterator[None]:
 
 @pytest.fixture
 def measure(benchmark: BenchmarkFixture) -> Measure:
-    """Time ``calls[side]`` in the group named; check it against the first call, the peer's."""
+    """Time the contestant named, in the group named; check it against the first, the peer."""
 
-    def run(
-        group: str,
-        calls: Mapping[str, Callable[[], Any]],
-        side: str,
-        compared: Callable[[Any], Any] = lambda result: result,
-    ) -> None:
+    def run(group: str, entrants: Sequence[Contestant], name: str) -> None:
         benchmark.group = group
-        result = benchmark(calls[side])
-        peer = next(iter(calls))
-        if side != peer:
-            expected = calls[peer]()
-            _check(_tensors(compared(result)), _tensors(compared(expected)), f"{side}, {group}")
+        by_name = {entrant.name: entrant for entrant in entrants}
+        benchmark(by_name[name].call)
+        if name != entrants[0].name:
+            check([entrants[0], by_name[name]], group)
 
     return run
-
-
-def _tensors(result: Any) -> list[Tensor]:
-    """All tensors of a result, tuples within tuples unfolded."""
-    if isinstance(result, Tensor):
-        return [result]
-    return [tensor for part in result if part is not None for tensor in _tensors(part)]
-
-
-def _check(actual: list[Tensor], expected: list[Tensor], what: str) -> None:
-    """Equal but for rounding. Loosely: how exact the kernels are is what tests/ is about."""
-    assert actual, what
-    assert len(actual) == len(expected), what
-    for a, e in zip(actual, expected, strict=True):
-        atol = 1e-4 * float(e.abs().max()) if e.is_floating_point() else 0.0
-        torch.testing.assert_close(a, e, rtol=0.0, atol=atol, msg=lambda text: f"{what}: {text}")

@@ -9,10 +9,10 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_packed_sequence
-from workloads import LAYERS, OURS, PEER, pack
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from seq2seq_ext import Seq2Seq, Seq2SeqConfig
+from seq2seq_ext.benchmark.workloads import LAYERS, OURS, TORCH, Contestant, tensors
 
 T, VOCABULARY, NEW_TOKENS = 12, 40, 16
 
@@ -31,7 +31,8 @@ class TorchStack(nn.Module):
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
         hx = state if state is None or self.rnn.mode == "LSTM" else state[0]
-        y, h_n = self.rnn(x if lengths is None else pack(x, lengths), hx)
+        packed = None if lengths is None else pack_padded_sequence(x, lengths, enforce_sorted=False)
+        y, h_n = self.rnn(x if packed is None else packed, hx)
         if lengths is not None:
             y, _ = pad_packed_sequence(y, total_length=x.size(0))
         return y, h_n if self.rnn.mode == "LSTM" else (h_n, None)
@@ -48,7 +49,7 @@ def with_torch_layers(model: Seq2Seq) -> Seq2Seq:
     return model
 
 
-@pytest.mark.parametrize("side", [PEER, OURS])
+@pytest.mark.parametrize("side", [TORCH, OURS])
 @pytest.mark.parametrize("B", [1, 32])
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])
 def test_greedy_decoding(measure: Callable[..., None], cell: str, B: int, side: str) -> None:
@@ -58,14 +59,18 @@ def test_greedy_decoding(measure: Callable[..., None], cell: str, B: int, side: 
     ours = Seq2Seq(config).eval()
     source = torch.randint(4, VOCABULARY, (B, T))
     source_lengths = torch.randint(T // 2, T + 1, (B,))
-    calls = {
-        name: partial(
-            model.generate,
-            source,
-            source_lengths,
-            max_new_tokens=NEW_TOKENS,
-            min_new_tokens=NEW_TOKENS,  # both write equally much
+    entrants = [
+        Contestant(
+            name=name,
+            call=partial(
+                model.generate,
+                source,
+                source_lengths,
+                max_new_tokens=NEW_TOKENS,
+                min_new_tokens=NEW_TOKENS,  # both write equally much
+            ),
+            results=tensors,
         )
-        for name, model in ((PEER, with_torch_layers(ours)), (OURS, ours))
-    }
-    measure(f"{cell} greedy decoding, {NEW_TOKENS} tokens, B {B}", calls, side)
+        for name, model in ((TORCH, with_torch_layers(ours)), (OURS, ours))
+    ]
+    measure(f"{cell} greedy decoding, {NEW_TOKENS} tokens, B {B}", entrants, side)

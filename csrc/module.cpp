@@ -9,6 +9,7 @@
 
 #include "build_config.h"
 #include "cpu/dispatch.h"
+#include "cpu/limits.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -46,4 +47,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_cpu_isa", &seq2seq_ext::set_cpu_isa, "name"_a,
         "Makes the kernels run on the named instruction set from the next call on.\n\n"
         "Raises ValueError or RuntimeError where this binary or this CPU lacks it.");
+
+  m.def("measure_fma_peak", &seq2seq_ext::measure_fma_peak, "threads"_a, "seconds"_a,
+        py::call_guard<py::gil_scoped_release>(),
+        "Float32 operations a second of multiply-adds on registers, all threads together, in the "
+        "vectors of the instruction set in use.");
+
+  m.def("measure_read_bandwidth", &seq2seq_ext::measure_read_bandwidth, "bytes_per_thread"_a,
+        "threads"_a, "seconds"_a, py::call_guard<py::gil_scoped_release>(),
+        "Bytes a second that all threads together read, each from a buffer of its own.");
 }

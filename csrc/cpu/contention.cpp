@@ -1,5 +1,6 @@
 #include "contention.h"
 
+#include <sched.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -11,7 +12,7 @@ namespace seq2seq_ext {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr int kMostStrikes = 6;  // 2^5 = 32 ms between tries
+constexpr int kMostStrikes = 4;  // 2^3 = 8 ms between tries
 
 // Calls of several Python threads share these; a lost update costs one more try.
 std::atomic<int> strikes{0};             // disturbed calls, less undisturbed ones
@@ -25,7 +26,7 @@ int advised_threads(int threads, double seconds) {
   const int count = strikes.load(std::memory_order_relaxed);
   if (count == 0 || threads == 1) return threads;
   const auto length = static_cast<int64_t>(seconds * Clock::period::den / Clock::period::num);
-  if (now() + length >= cautious_until.load(std::memory_order_relaxed)) return threads;
+  if (now() + 2 * length >= cautious_until.load(std::memory_order_relaxed)) return threads;
   return std::max(1, threads >> std::min(count, 8));
 }
 
@@ -40,6 +41,24 @@ void report_team(bool disturbed) {
   } else if (count > 0) {
     strikes.store(count - 1, std::memory_order_relaxed);
   }
+}
+
+void Cores::take_own() {
+#if defined(__linux__)
+  const auto bit = [](int core) { return uint64_t{1} << (core % 64); };
+  const int core = sched_getcpu();
+  if (core < 0 || !(taken_.fetch_or(bit(core), std::memory_order_relaxed) & bit(core))) return;
+  cpu_set_t allowed, free;
+  CPU_ZERO(&free);
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  const uint64_t taken = taken_.load(std::memory_order_relaxed);
+  for (int i = 0; i < CPU_SETSIZE; ++i)
+    if (CPU_ISSET(i, &allowed) && !(taken & bit(i))) CPU_SET(i, &free);
+  if (CPU_COUNT(&free) == 0 || sched_setaffinity(0, sizeof free, &free) != 0) return;
+  sched_setaffinity(0, sizeof allowed, &allowed);
+  const int now = sched_getcpu();
+  if (now >= 0) taken_.fetch_or(bit(now), std::memory_order_relaxed);
+#endif
 }
 
 bool was_preempted() {

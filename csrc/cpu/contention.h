@@ -1,7 +1,10 @@
 // Whether other processes want our cores. A team whose members lose theirs waits for them at every
 // step, and may take longer than half of it alone; after such a call the next ones use fewer
-// threads for a while, up to some tens of milliseconds, and then try again.
+// threads for some milliseconds, and then try again.
 #pragma once
+
+#include <atomic>
+#include <cstdint>
 
 namespace seq2seq_ext {
 
@@ -11,6 +14,18 @@ int advised_threads(int threads, double seconds);
 
 // Of a call on several threads: whether it lost time because a thread had no core.
 void report_team(bool disturbed);
+
+// The cores that the members of a team run on. Two threads that wait for each other asleep are
+// never ready to run at the same time, so that the system sees no reason to part them when they
+// wake up on one core; the second to come moves to another by itself. The thread may run where it
+// might before.
+class Cores {
+ public:
+  void take_own();
+
+ private:
+  std::atomic<uint64_t> taken_{0};  // bit i: a core whose number is i modulo 64
+};
 
 // Whether this thread was taken off its core since it asked last (or first: false).
 bool was_preempted();

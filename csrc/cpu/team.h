@@ -7,6 +7,7 @@
 // was waited for, which it would otherwise leave queueing behind another process for milliseconds.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <climits>
@@ -30,12 +31,14 @@ class Patience {
   static constexpr int kSpins = 1024;  // 10 to 40 microseconds
 
   int spins() const { return spins_.load(std::memory_order_relaxed); }
-  bool lost() const { return lost_.load(std::memory_order_relaxed); }
+  // Nanoseconds that all threads together have slept.
+  int64_t slept() const { return slept_.load(std::memory_order_relaxed); }
 
-  void learn(bool rewarded) {
+  // After a wait that took so many nanoseconds of sleep, 0 if spinning was enough.
+  void learn(int64_t slept) {
     const int spins = this->spins();
-    if (!rewarded) {
-      lost_.store(true, std::memory_order_relaxed);
+    if (slept > 0) {
+      slept_.fetch_add(slept, std::memory_order_relaxed);
       spins_.store(spins / 8 > kFewest ? spins / 8 : kFewest, std::memory_order_relaxed);
     } else if (spins < kSpins) {
       spins_.store(2 * spins, std::memory_order_relaxed);
@@ -45,7 +48,7 @@ class Patience {
  private:
   static constexpr int kFewest = 16;
   std::atomic<int> spins_{kSpins};
-  std::atomic<bool> lost_{false};  // whether anyone had to sleep
+  std::atomic<int64_t> slept_{0};
 };
 
 // A counter that threads can wait for.
@@ -62,19 +65,21 @@ class Signal {
     wake();
   }
 
-  // Returns once the value is no longer `old`: true if that was so within `spins` looks, false if
-  // this thread had to sleep.
-  bool wait_while(uint32_t old, int spins) {
+  // Returns once the value is no longer `old`: 0 if that was so within `spins` looks, else the
+  // nanoseconds that this thread slept.
+  int64_t wait_while(uint32_t old, int spins) {
     for (int i = 0; i < spins; ++i) {
-      if (value() != old) return true;
+      if (value() != old) return 0;
       pause();
     }
+    const auto start = std::chrono::steady_clock::now();
     // The order is what keeps a wake-up from being lost: the sleeper counts itself before the
     // system compares the value, the waker changes the value before it looks for sleepers.
     sleepers_.fetch_add(1, std::memory_order_seq_cst);
     while (value_.load(std::memory_order_seq_cst) == old) sleep(old);
     sleepers_.fetch_sub(1, std::memory_order_relaxed);
-    return false;
+    const std::chrono::nanoseconds slept = std::chrono::steady_clock::now() - start;
+    return std::max<int64_t>(slept.count(), 1);
   }
 
   // Returns once the value, which only grows, is at least `wanted`.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 
@@ -44,7 +45,7 @@ class Muster {
   // room for those that have no core; the end of torch's parallel region would spin.
   void await_late() {
     Patience none;
-    none.learn(false);
+    none.learn(1);
     covered_.await(static_cast<uint32_t>(threads_), none);
   }
 
@@ -86,23 +87,30 @@ void run_team(Call& call, const Size& workspace_size, const Kernel& kernel) {
     const FlushDenormals flush;
     return kernel(call, Member(0, 1, &barriers), memory);
   }
+  const auto start = std::chrono::steady_clock::now();
   Muster muster(call.plan);
+  Cores cores;
   std::atomic<bool> preempted{false};
   torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
     int rank;
     const int size = muster.join(begin, end, barriers.patience, rank);
     if (size == 0) return;
+    cores.take_own();
     {
       const FlushDenormals flush;
       Call mine = call;
       mine.plan.threads = size;
       kernel(mine, Member(rank, size, &barriers), memory);
     }
-    if (barriers.patience.lost() && was_preempted())
+    if (barriers.patience.slept() > 0 && was_preempted())
       preempted.store(true, std::memory_order_relaxed);
     if (rank == 0) muster.await_late();
   });
-  report_team(!muster.complete() || preempted.load(std::memory_order_relaxed));
+  // An interruption here and there is no reason for caution; a quarter of the time is.
+  const std::chrono::nanoseconds elapsed = std::chrono::steady_clock::now() - start;
+  const bool disturbed =
+      preempted.load(std::memory_order_relaxed) && 4 * barriers.patience.slept() > elapsed.count();
+  report_team(disturbed || !muster.complete());
 }
 
 }  // namespace seq2seq_ext

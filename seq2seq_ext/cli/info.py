@@ -10,8 +10,9 @@ import sys
 import torch
 
 import seq2seq_ext
+from seq2seq_ext.benchmark.machine import processor
 
-_EXTRAS = ("lightning", "rich", "safetensors", "lemminflect")
+_EXTRAS = ("lightning", "rich", "safetensors", "lemminflect", "onnxruntime", "openvino")
 
 
 def add_parser(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,7 +42,7 @@ def facts() -> list[tuple[str, str]]:
     rows += [(name, _version(name)) for name in _EXTRAS]
     rows.append(("python", f"{sys.version.split()[0]} ({platform.python_implementation()})"))
     rows.append(("system", f"{platform.system()} {platform.release()} {platform.machine()}"))
-    rows.append(("processor", _processor()))
+    rows.append(("processor", processor()))
     rows.append(("instruction set", seq2seq_ext.cpu_isa()))
     rows += [(f"build {name}", _plain(value)) for name, value in seq2seq_ext.build_info().items()]
     rows.append(("threads", f"{torch.get_num_threads()} (torch.get_num_threads())"))
@@ -68,18 +69,6 @@ def _version(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _processor() -> str:
-    """The processor's name; Linux keeps it in /proc, elsewhere the platform may know it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        return platform.processor() or "unknown"
-    return platform.processor() or "unknown"
 
 
 def _tracker() -> str:

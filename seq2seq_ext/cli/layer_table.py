@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from seq2seq_ext.cli.timing import take_turns
+from seq2seq_ext.benchmark.timing import take_turns
 from seq2seq_ext.nn import replace_modules
 
 
@@ -69,7 +69,7 @@ def layer_timings(
             times = take_turns(
                 [partial(call, layer, x) for layer in layers], repeats=min_repeats, seconds=seconds
             )
-            torch_ms, our_ms = ([1e3 * value for value in time] for time in times)
+            torch_ms, our_ms = ((1e3 * time.best, 1e3 * time.median) for time in times)
             timings.append(LayerTiming(name, work, *torch_ms, *our_ms))
     return timings
 

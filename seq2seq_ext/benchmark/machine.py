@@ -1,42 +1,35 @@
-"""The machine that was measured: its names, the limit of its arithmetic, and who else used it."""
+"""The machine that was measured: its names, and who else used it."""
 
 from __future__ import annotations
 
 import os
+import platform
 import time
 
-import torch
-
-from seq2seq_ext.cli.info import facts
-from seq2seq_ext.cli.timing import take_turns
+import seq2seq_ext
 
 
 def description() -> dict[str, str]:
-    """Processor, cores, instruction set, threads and versions, as text."""
-    known = dict(facts())
+    """Processor, cores, instruction set and versions, as text."""
     return {
-        "processor": known["processor"],
+        "processor": processor(),
         "cores": str(len(os.sched_getaffinity(0))),
-        "instruction set": known["instruction set"],
-        "threads": str(torch.get_num_threads()),
-        "torch": known["torch"],
-        "seq2seq_ext": known["seq2seq_ext"],
-        "compiler": known["build compiler"],
-        "system": known["system"],
+        "instruction set": seq2seq_ext.cpu_isa(),
+        "compiler": seq2seq_ext.build_info()["compiler"],
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
 
 
-def fma_peak(*, size: int = 2048, repeats: int = 5) -> float:
-    """FLOP a second of a large float32 matrix product, the best of `repeats`.
-
-    A product of two (`size`, `size`) matrices is as near to the peak of the fused multiply-adds as
-    any program gets on the threads that torch has.
-    """
-    a, b = torch.randn(2, size, size)
-    out = torch.empty(size, size)
-    with torch.inference_mode():
-        (timing,) = take_turns([lambda: torch.mm(a, b, out=out)], repeats=repeats)
-    return 2.0 * size**3 / timing.best
+def processor() -> str:
+    """The processor's name; Linux keeps it in /proc, elsewhere the platform may know it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        return platform.processor() or "unknown"
+    return platform.processor() or "unknown"
 
 
 class OtherPrograms:
@@ -68,3 +61,13 @@ class OtherPrograms:
                     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
                     ticks += user + nice + system + irq + softirq + steal
         return ticks / os.sysconf("SC_CLK_TCK"), time.process_time(), time.perf_counter()
+
+
+def wait_for_quiet(*, seconds: float = 10.0, sample_seconds: float = 0.2) -> None:
+    """Sleep until other programs leave our cores alone, but no longer than some seconds."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        others = OtherPrograms()
+        time.sleep(sample_seconds)
+        if others.cores_used() < 0.05:
+            return

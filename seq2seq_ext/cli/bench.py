@@ -1,0 +1,292 @@
+"""``seq2seq-ext bench``: our layers beside the peers and the machine's limit."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import seq2seq_ext
+from seq2seq_ext.benchmark import peers
+from seq2seq_ext.benchmark.busy import measure_busy
+from seq2seq_ext.benchmark.comparison import compare
+from seq2seq_ext.benchmark.limits import measure_limits
+from seq2seq_ext.benchmark.machine import description
+from seq2seq_ext.benchmark.measuring import measure, versions
+from seq2seq_ext.benchmark.results import BusyRow, Results, Row, Sweep
+from seq2seq_ext.benchmark.scaling import sweep_cases
+from seq2seq_ext.benchmark.shapes import CELLS, SHAPE_SETS, WORKS, cases
+from seq2seq_ext.benchmark.tables import (
+    as_markdown,
+    comparison_as_markdown,
+    disturbed_text,
+    milliseconds,
+)
+from seq2seq_ext.benchmark.workloads import TORCH
+from seq2seq_ext.cli.numbers import positive_float, positive_int
+from seq2seq_ext.data.extras import check
+from seq2seq_ext.data.files import read_json, write_bytes_atomically, write_json_atomically
+
+_PEERS = (TORCH, *peers.RUNTIMES)
+_EXAMPLES = """\
+examples:
+  seq2seq-ext bench --shapes quick
+  seq2seq-ext bench --cells LSTM --work inference --hidden-sizes 256 --batch-sizes 1,32
+  seq2seq-ext bench --threads 1,2 --json new.json --plot new.png --compare old.json
+  seq2seq-ext bench --scaling
+
+Progress goes to stderr, the tables, in Markdown, to stdout. The status is 1 where --compare finds
+something slower. docs/benchmarking.md tells how the figures are made.
+"""
+
+
+def add_parser(subcommands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the subcommand ``bench``."""
+    parser = subcommands.add_parser(
+        "bench",
+        help="time our layers beside torch, onnxruntime and OpenVINO",
+        description="Time the layers of seq2seq_ext and of its peers on the CPU, turn by turn, "
+        "beside the limits of the machine, which are measured in the same run.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sets = "; ".join(f"{name}: {chosen.what}" for name, chosen in SHAPE_SETS.items())
+
+    def several(option: str, names: Iterable[str], default: object, what: str) -> None:
+        parser.add_argument(
+            option, type=_several(_one_of(names)), default=default, metavar="A,B", help=what
+        )
+
+    several("--shapes", SHAPE_SETS, None, f"sets of shapes (standard); {sets}")
+    several("--cells", CELLS, list(CELLS), f"of {', '.join(CELLS)} (all)")
+    several("--work", WORKS, list(WORKS), f"of {', '.join(WORKS)} (both)")
+    several(
+        "--peers",
+        (*_PEERS, "none"),
+        list(_PEERS),
+        f"of {', '.join(_PEERS)}, or none (all that are installed)",
+    )
+    for option, what in (
+        ("--hidden-sizes", "hidden sizes in place of the sets' own"),
+        ("--batch-sizes", "batch sizes in place of the sets' own"),
+        ("--time-steps", "time steps in place of the sets' own"),
+        ("--threads", "CPU threads (torch's choice)"),
+    ):
+        parser.add_argument(
+            option, type=_several(positive_int), default=[], metavar="N,M", help=what
+        )
+    parser.add_argument(
+        "--repeats", type=positive_int, default=15, metavar="N", help="turns of each at least (15)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=positive_float,
+        metavar="S",
+        help="take turns for S seconds a row at least",
+    )
+    parser.add_argument(
+        "--scaling",
+        action="store_true",
+        help="time over T, H, B and I, with fitted exponents; without --shapes nothing else",
+    )
+    parser.add_argument(
+        "--with-busy-core",
+        action="store_true",
+        help="time the shapes once more while another process keeps one core busy",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here too")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.png",
+        help="draw roofline and speed-ups; the scaling goes to FILE-scaling.png",
+    )
+    parser.add_argument(
+        "--compare", type=Path, metavar="OLD.json", help="tell what is slower than in that run"
+    )
+    parser.set_defaults(run=run, parser=parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, print, write what was asked for; 1 if something became slower."""
+    # What is missing is better known before measuring than after.
+    check("numpy", extra="bench", purpose="seq2seq-ext bench")
+    check("rich", extra="bench", purpose="seq2seq-ext bench")
+    if options.plot:
+        if options.plot.suffix != ".png":
+            options.parser.error(
+                f"argument --plot: expected a name that ends in .png, got {options.plot}"
+            )
+        check("matplotlib", extra="bench", purpose="--plot")
+    earlier = Results.from_json(read_json(options.compare)) if options.compare else None
+
+    results = _measure_all(options)
+    tables = as_markdown(results)
+    comparison = compare(earlier, results) if earlier else None
+    if comparison:
+        tables += "\n" + comparison_as_markdown(comparison)
+    print(tables, end="")
+    if results.disturbed:
+        print(f"seq2seq-ext: {disturbed_text(results)}", file=sys.stderr)
+    if options.json:
+        write_json_atomically(options.json, results.as_json())
+    if options.markdown:
+        write_bytes_atomically(options.markdown, tables.encode())
+    if options.plot:
+        from seq2seq_ext.benchmark.plots import results_as_png, scaling_as_png
+
+        if results.rows:
+            write_bytes_atomically(options.plot, results_as_png(results))
+        if results.sweeps:
+            name = f"{options.plot.stem}-scaling.png"
+            write_bytes_atomically(options.plot.with_name(name), scaling_as_png(results))
+    return 1 if comparison and comparison.slower else 0
+
+
+def _measure_all(options: argparse.Namespace) -> Results:
+    names = _available_peers(options.peers)
+    threads = options.threads or [torch.get_num_threads()]
+    sets = options.shapes or ([] if options.scaling else ["standard"])
+    chosen = cases(
+        _available_sets(sets),
+        cells=options.cells,
+        works=options.work,
+        threads=threads,
+        hidden_sizes=options.hidden_sizes,
+        batch_sizes=options.batch_sizes,
+        time_steps=options.time_steps,
+    )
+    sweeps = sweep_cases(options.cells, options.work, threads) if options.scaling else {}
+    busy_cases = chosen if options.with_busy_core else []
+    total = len(chosen) + len(busy_cases) + sum(map(len, sweeps.values()))
+    if not total:
+        raise ValueError("nothing to measure: none of the shapes goes with the work asked for")
+    repeats, seconds = options.repeats, options.seconds or 0.0
+
+    torch_alone = [name for name in names if name == TORCH]
+    before = torch.get_num_threads()
+    try:
+        with _Progress(total) as progress:
+            limits = {number: measure_limits(number) for number in threads}
+            rows = [
+                progress.row(measure(case, peer_names=names, repeats=repeats, seconds=seconds))
+                for case in chosen
+            ]
+            swept = [
+                Sweep(
+                    size=size,
+                    rows=[
+                        progress.row(measure(case, peer_names=torch_alone, repeats=repeats))
+                        for case in of_sweep
+                    ],
+                )
+                for (size, *_), of_sweep in sweeps.items()
+            ]
+            # Longer turns, so fewer of them.
+            busy = [
+                progress.busy_row(measure_busy(case, peer_names=names, repeats=(repeats + 2) // 3))
+                for case in busy_cases
+            ]
+            limits = {number: limits[number].better_of(measure_limits(number)) for number in limits}
+    finally:
+        torch.set_num_threads(before)
+    return Results(
+        machine=description(),
+        versions=versions(names),
+        limits=limits,
+        repeats=repeats,
+        rows=rows,
+        sweeps=swept,
+        busy=busy,
+    )
+
+
+class _Progress:
+    """A line for each row on stderr, and on a terminal a bar with the time that is left.
+
+    The bar is drawn between the rows alone: a thread that draws would take a core from what is
+    timed.
+    """
+
+    def __init__(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._progress = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=total)
+
+    def __enter__(self) -> _Progress:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._progress.__exit__(*exception)
+
+    def row(self, row: Row) -> Row:
+        """Tell the best times; returns the row."""
+        times = ", ".join(f"{n} {milliseconds(t.best)} ms" for n, t in row.times.items())
+        self._tell(f"{row.case}: {times}")
+        return row
+
+    def busy_row(self, row: BusyRow) -> BusyRow:
+        """Tell how much slower everyone is with a busy core; returns the row."""
+        slower = ", ".join(f"{name} {row.slowdown(name):.2f}x" for name in row.alone)
+        self._tell(f"{row.case}, a core busy: {slower}")
+        return row
+
+    def _tell(self, text: str) -> None:
+        self._progress.console.print(text, markup=False)
+        self._progress.update(self._task, advance=1, refresh=True)
+
+
+def _available_peers(names: Sequence[str]) -> list[str]:
+    """The peers that can take part; tells of each other one what it lacks."""
+    available = []
+    for name in names:
+        lack = peers.missing(name) if name in peers.RUNTIMES else None
+        if lack:
+            print(f"seq2seq-ext: without the peer {name}: {lack}", file=sys.stderr)
+        elif name != "none":
+            available.append(name)
+    return available
+
+
+def _available_sets(names: Sequence[str]) -> list[str]:
+    if "prepack" in names and not hasattr(seq2seq_ext, "prepack"):
+        print("seq2seq-ext: without the shapes prepack: there is no prepack yet", file=sys.stderr)
+    return [name for name in names if name != "prepack" or hasattr(seq2seq_ext, "prepack")]
+
+
+def _several(one: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """The type of an option that takes a list with commas; what is named twice counts once."""
+
+    def parse(text: str) -> list[Any]:
+        return list(dict.fromkeys(one(part.strip()) for part in text.split(",")))
+
+    return parse
+
+
+def _one_of(names: Iterable[str]) -> Callable[[str], str]:
+    """The type of an option that takes one of some names."""
+    known = list(names)
+
+    def parse(text: str) -> str:
+        if text not in known:
+            raise argparse.ArgumentTypeError(f"expected one of {', '.join(known)}; got {text!r}")
+        return text
+
+    return parse
