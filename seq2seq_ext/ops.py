@@ -12,7 +12,7 @@ output features of a cell (H, or the projection's), L layers, D directions, G ga
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import attrgetter, is_
+from operator import attrgetter
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -182,19 +182,18 @@ def _call(
     the layer.
     """
     save = torch.is_grad_enabled() and _require_grad(x, h_0, c_0, weights)
-    if (
-        special
-        or (packed is None and torch.is_inference_mode_enabled())
-        or has_torch_function((x, h_0, c_0, *weights))
-    ):
-        rest = (None, 0, *sequence) if sequence else ()
+    rest = (None, 0, *sequence) if sequence else ()
+    if packed is not None and (special or save or not x.is_cpu):
+        packed = None
+    if special or torch.is_inference_mode_enabled() or has_torch_function((x, h_0, c_0, *weights)):
+        if packed is not None:
+            return packed.run(x, h_0, c_0, weights, options, sequence)
         return cast("tuple[Tensor, ...]", _rnn(x, h_0, c_0, weights, *options, save, *rest))
     if save:
         return _apply(x, h_0, c_0, options, True, sequence, *weights)
     with _below_autograd():
-        if packed is not None and x.is_cpu:
+        if packed is not None:
             return packed.run(x, h_0, c_0, weights, options, sequence)
-        rest = (None, 0, *sequence) if sequence else ()
         return cast("tuple[Tensor, ...]", _rnn(x, h_0, c_0, weights, *options, False, *rest))
 
 
@@ -208,7 +207,11 @@ def _require_grad(x: Tensor, h_0: Tensor | None, c_0: Tensor | None, weights: An
 
 
 class _Made(NamedTuple):
-    """A packed block, and of which weights in which state it was made."""
+    """A packed block, and of which weights in which state it was made.
+
+    ``weights`` are aliases of them, so that their memory stays theirs: the operator knows them by
+    their address.
+    """
 
     block: Tensor
     weights: list[Tensor]
@@ -239,7 +242,8 @@ class Packed:
         # The order matters: what another thread changes meanwhile is a change since then.
         versions = _versions(weights)
         dtype = None if weights[0].dtype == torch.float64 else self.dtype
-        made = _Made(_prepack(weights, *options, dtype), list(weights), versions)
+        aliases = [weight.detach() for weight in weights]
+        made = _Made(_prepack(aliases, *options, dtype), aliases, versions)
         self._made = made
         return made
 
@@ -252,33 +256,30 @@ class Packed:
         options: tuple[int, ...],
         sequence: tuple[Tensor | None, ...],
     ) -> tuple[Tensor, ...]:
-        """What ``rnn`` answers with these weights packed; to be called below autograd."""
-        arguments = (x, h_0, c_0, weights, *options, False)
+        """What ``rnn`` answers with these weights packed, which require no gradient."""
         turn = self._turn
         if sequence and sequence[1] is not None:
             self._turn = turn + sequence[1].numel()
         else:
             self._turn = turn + (x.size(0) if x.dim() == 3 else 1)
         made = self._made
-        if (
-            made is not None
-            and all(map(is_, weights, made.weights))
-            and _versions(weights) == made.versions
-        ):
-            try:
-                return cast("tuple[Tensor, ...]", _rnn(*arguments, made.block, turn, *sequence))
-            except RuntimeError as error:
-                if not _out_of_date(error):
-                    raise
-        # Weights that are computed are new tensors in each call: packing them would not pay.
-        if all(isinstance(weight, torch.nn.Parameter) for weight in weights):
-            block = self.make(weights, options).block
-            try:
-                return cast("tuple[Tensor, ...]", _rnn(*arguments, block, turn, *sequence))
-            except RuntimeError as error:  # someone changes them all the time
-                if not _out_of_date(error):
-                    raise
-        return cast("tuple[Tensor, ...]", _rnn(*arguments, None, 0, *sequence))
+        for _ in range(2):
+            if made is not None and made.versions == _versions(weights):
+                try:
+                    return cast(
+                        "tuple[Tensor, ...]",
+                        _rnn(x, h_0, c_0, weights, *options, False, made.block, turn, *sequence),
+                    )
+                except RuntimeError as error:
+                    if not str(error).startswith("packed: "):
+                        raise
+            # Weights that are computed are other tensors in each call: packing would not pay.
+            if not all(isinstance(weight, torch.nn.Parameter) for weight in weights):
+                break
+            made = self.make(weights, options)
+        # Computed; or someone changes them all the time.
+        rest = (None, 0, *sequence) if sequence else ()
+        return cast("tuple[Tensor, ...]", _rnn(x, h_0, c_0, weights, *options, False, *rest))
 
 
 _version = attrgetter("_version")
@@ -289,10 +290,6 @@ def _versions(weights: Sequence[Tensor]) -> list[int] | None:
         return list(map(_version, weights))
     except RuntimeError:  # tensors made in inference mode have none
         return None
-
-
-def _out_of_date(error: RuntimeError) -> bool:
-    return str(error).startswith("packed: ")
 
 
 def _sizes(

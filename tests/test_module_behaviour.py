@@ -647,10 +647,6 @@ def test_operator_passes_opcheck(cell: str) -> None:
             2,
             True,
             True,
-            options.get("lengths"),
-            None,
-            options.get("resets"),
-            None,
         )
         checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
         if "lengths" not in options:
@@ -658,5 +654,5 @@ def test_operator_passes_opcheck(cell: str) -> None:
             # longest that they could be, has an end that nobody writes or reads. What compiled
             # layers compute from lengths has a test of its own.
             checks.append("test_aot_dispatch_dynamic")
-        results = opcheck(torch.ops.seq2seq_ext.rnn.default, arguments, test_utils=checks)
+        results = opcheck(torch.ops.seq2seq_ext.rnn.default, arguments, options, test_utils=checks)
         assert set(results.values()) == {"SUCCESS"}

@@ -4,9 +4,9 @@
 // memory that is shared. So a block of packed weights comes with a fingerprint of what it was made
 // of. The array is cut into units of 256 bytes, which are dealt out in turn to kSlices slices (or
 // as many as there are units), and each slice has a hash. A call checks as many slices as it has
-// steps, from where the last call stopped: for each step it reads one in 256 of the weights that
+// steps, from where the last call stopped: for each step it reads one in 1024 of the weights that
 // the step itself reads. As a slice has units all over the array, a change of the whole of it shows
-// in the first slice that is looked at; a change of one element shows before 256 steps have passed.
+// in the first slice that is looked at; a change of one element shows before 1024 steps have passed.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +16,7 @@ namespace seq2seq_ext {
 
 class Fingerprint {
  public:
-  static constexpr int64_t kSlices = 256;
+  static constexpr int64_t kSlices = 1024;
 
   // Hashes that an array of `bytes` needs; 0 for an empty one.
   static int64_t slices(size_t bytes);

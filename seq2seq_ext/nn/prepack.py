@@ -39,8 +39,8 @@ def prepack(model: Model, dtype: torch.dtype | None = None) -> Model:
     in the place of another, of ``.to()`` and :func:`~seq2seq_ext.set_cpu_isa`. It also knows of
     what torch does not count (changes through ``.data``, NumPy or shared memory) if a whole weight
     is changed, no 64 numbers in a row left as they were, as by an optimiser. Any other change, down
-    to a single bit, is noticed before the layer has computed 256 further time steps. Watching takes
-    some per cent of a call: for each time step, one in 256 of the weights is looked at.
+    to a single bit, is noticed before the layer has computed 1024 further time steps. For that, one
+    in 1024 of the weights is looked at for each time step, which takes some per cent of a call.
 
     Layers whose weights are computed in each call (parametrizations, pruning,
     ``torch.func.functional_call`` with plain tensors) run as if not prepacked as long as they are.
