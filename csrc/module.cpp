@@ -6,10 +6,14 @@
 #include <pybind11/stl.h>
 
 #include <string>
+#include <tuple>
+#include <vector>
 
 #include "build_config.h"
 #include "cpu/dispatch.h"
+#include "cpu/kernels.h"
 #include "cpu/limits.h"
+#include "cpu/plan.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -25,6 +29,36 @@ py::dict build_info() {
                   "torch_version"_a = SEQ2SEQ_EXT_TORCH_VERSION,                //
                   "torch_target_version"_a = SEQ2SEQ_EXT_TORCH_TARGET_VERSION,  //
                   "cuda"_a = py::none());
+}
+
+// (threads, split, seconds, chosen) of every layout that can run a problem.
+using PlanTuple = std::tuple<int, std::string, double, bool>;
+
+std::vector<PlanTuple> plans(int cell, bool backward, bool packed, int64_t time_steps,
+                             int64_t batch_size, int64_t steps, int64_t input_size,
+                             int64_t hidden_size, int64_t output_size, int64_t num_layers,
+                             int64_t num_directions, size_t element_size, int max_threads) {
+  using namespace seq2seq_ext;
+  const Problem problem{static_cast<Cell>(cell),
+                        backward,
+                        packed,
+                        time_steps,
+                        batch_size,
+                        steps,
+                        input_size,
+                        hidden_size,
+                        output_size,
+                        num_layers,
+                        num_directions,
+                        element_size,
+                        active_kernels().vector_bytes};
+  const Plan chosen = make_plan(problem, max_threads);
+  std::vector<PlanTuple> all;
+  for (const Plan& plan : possible_plans(problem, max_threads)) {
+    all.emplace_back(plan.threads, split_name(plan.split), plan.seconds,
+                     plan.threads == chosen.threads && plan.split == chosen.split);
+  }
+  return all;
 }
 
 }  // namespace
@@ -47,6 +81,15 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_cpu_isa", &seq2seq_ext::set_cpu_isa, "name"_a,
         "Makes the kernels run on the named instruction set from the next call on.\n\n"
         "Raises ValueError or RuntimeError where this binary or this CPU lacks it.");
+
+  m.def("plans", &plans, "cell"_a, "backward"_a, "packed"_a, "time_steps"_a, "batch_size"_a,
+        "steps"_a, "input_size"_a, "hidden_size"_a, "output_size"_a, "num_layers"_a,
+        "num_directions"_a, "element_size"_a, "max_threads"_a,
+        "The layouts that can run a problem: (threads, split, expected seconds, chosen) each.");
+
+  m.def("set_plan", &seq2seq_ext::set_plan, "text"_a,
+        "Forces a layout from the next call on; an empty text forces nothing.\n\n"
+        "Raises ValueError where the text is none of threads=N, split=rows|units|layers.");
 
   m.def("measure_fma_peak", &seq2seq_ext::measure_fma_peak, "threads"_a, "seconds"_a,
         py::call_guard<py::gil_scoped_release>(),

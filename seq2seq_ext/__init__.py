@@ -28,6 +28,7 @@ from seq2seq_ext.nn import (
     restore_modules,
     unpack,
 )
+from seq2seq_ext.planning import Plan, explain_plan, set_plan
 
 __version__: str = _C.__version__
 
@@ -39,18 +40,21 @@ __all__ = [
     "Encoder",
     "GRUCell",
     "LSTMCell",
+    "Plan",
     "RNNCell",
     "Seq2Seq",
     "Seq2SeqConfig",
     "available_cpu_isas",
     "build_info",
     "cpu_isa",
+    "explain_plan",
     "functional",
     "prepack",
     "reference",
     "replace_modules",
     "restore_modules",
     "set_cpu_isa",
+    "set_plan",
     "unpack",
 ]
 

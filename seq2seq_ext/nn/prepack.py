@@ -86,7 +86,7 @@ def prepack(model: Model, dtype: torch.dtype | None = None) -> Model:
         packed = ops.Packed(dtype)
         layer._packed = packed  # type: ignore[assignment]
         if _packs_now(weights[name]):
-            packed.make(weights[name], _options(layer))
+            packed.make(weights[name], operator_options(layer))
     return model
 
 
@@ -134,7 +134,7 @@ def _packs_now(weights: list[Tensor]) -> bool:
     )
 
 
-def _options(layer: nn.Module) -> tuple[int, ...]:
+def operator_options(layer: nn.Module) -> tuple[int, ...]:
     """cell, num_layers and bidirectional as the operators take them."""
     if isinstance(layer, (LSTM, LSTMCell)):
         cell = "lstm"
