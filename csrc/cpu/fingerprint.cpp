@@ -59,7 +59,7 @@ void hash(const char* array, size_t bytes, int64_t slices, int64_t begin, int64_
 }  // namespace
 
 int64_t Fingerprint::slices(size_t bytes) {
-  return std::min<int64_t>(kSlices, static_cast<int64_t>(units_of(bytes)));
+  return std::min<int64_t>(kSteps, static_cast<int64_t>(units_of(bytes)));
 }
 
 void Fingerprint::take(const void* array, size_t bytes, uint64_t* hashes) {
@@ -67,14 +67,17 @@ void Fingerprint::take(const void* array, size_t bytes, uint64_t* hashes) {
   hash(static_cast<const char*>(array), bytes, n, 0, n, hashes);
 }
 
-bool Fingerprint::unchanged(const void* array, size_t bytes, const uint64_t* hashes, int64_t first,
-                            int64_t count) {
+bool Fingerprint::unchanged(const void* array, size_t bytes, const uint64_t* hashes, int64_t before,
+                            int64_t steps) {
   const int64_t n = slices(bytes);
   if (n == 0) return true;
-  count = std::min(count, n);
-  first %= n;
+  // Step s passes the slices from s * n / kSteps to (s + 1) * n / kSteps, both rounded down, or the
+  // first of them where it passes none.
+  const int64_t start = before % kSteps, end = start + std::min(steps, kSteps);
+  const int64_t first = start * n / kSteps;
+  const int64_t count = std::clamp<int64_t>(end * n / kSteps - first, 1, n);
   const int64_t before_end = std::min(count, n - first);  // the rest begins with slice 0
-  uint64_t found[kSlices];
+  uint64_t found[kSteps];
   const auto* memory = static_cast<const char*>(array);
   hash(memory, bytes, n, first, first + before_end, found);
   hash(memory, bytes, n, 0, count - before_end, found + before_end);

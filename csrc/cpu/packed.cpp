@@ -121,7 +121,7 @@ Handle pack(const Layers& layers, WeightType type) {
   return pack_as<double>(layers, type, kernels, kernels.packed_size_f64, kernels.pack_f64);
 }
 
-PackedBlock packed_block(const Layers& layers, const View& packed, int64_t first, int64_t steps) {
+PackedBlock packed_block(const Layers& layers, const View& packed, int64_t before, int64_t steps) {
   const auto* base = static_cast<const char*>(packed.data());
   const int64_t bytes = packed.dim == 1 && packed.dtype == aoti_torch_dtype_uint8() &&
                                 packed.device == aoti_torch_device_type_cpu() &&
@@ -145,7 +145,7 @@ PackedBlock packed_block(const Layers& layers, const View& packed, int64_t first
   const auto* hashes = reinterpret_cast<const uint64_t*>(base + parts.hashes);
   for (size_t i = 0; i < layers.weights.size(); ++i) {
     const size_t size = layers.weight_bytes(static_cast<int64_t>(i));
-    if (!Fingerprint::unchanged(layers.weights[i], size, hashes, first, steps))
+    if (!Fingerprint::unchanged(layers.weights[i], size, hashes, before, steps))
       fail("packed: weights[", i, "] has changed since");
     hashes += Fingerprint::slices(size);
   }

@@ -23,9 +23,9 @@ struct PackedBlock {
   WeightType type = WeightType::kFull;
 };
 
-// The kernels' part of `packed`, for `steps` steps of a call that is the one after those of `first`
-// steps. Throws a message that begins with "packed: " where it was not made of these weights as
+// The kernels' part of `packed`, for a call of `steps` steps that comes after calls of `before`.
+// Throws a message that begins with "packed: " where it was not made of these weights as
 // they are now, or for another instruction set.
-PackedBlock packed_block(const Layers& layers, const View& packed, int64_t first, int64_t steps);
+PackedBlock packed_block(const Layers& layers, const View& packed, int64_t before, int64_t steps);
 
 }  // namespace seq2seq_ext

@@ -32,43 +32,37 @@ void check(size_t bytes) {
   const int64_t slices = Fingerprint::slices(bytes);
   std::vector<uint64_t> hashes(static_cast<size_t>(slices));
   Fingerprint::take(array.data(), bytes, hashes.data());
-  const auto unchanged = [&](int64_t first, int64_t count) {
-    return Fingerprint::unchanged(array.data(), bytes, hashes.data(), first, count);
+  const auto unchanged = [&](int64_t before, int64_t steps) {
+    return Fingerprint::unchanged(array.data(), bytes, hashes.data(), before, steps);
   };
-  for (int64_t first : {int64_t{0}, int64_t{3}, int64_t{1023}, int64_t{1} << 40})
-    for (int64_t count : {1, 7, 1024, 100000})
-      expect(unchanged(first, count), "the same array passes", bytes);
+  for (int64_t before : {int64_t{0}, int64_t{3}, int64_t{1023}, int64_t{1} << 40})
+    for (int64_t steps : {1, 7, 1024, 100000})
+      expect(unchanged(before, steps), "the same array passes", bytes);
 
   for (int trial = 0; trial < 200 && bytes > 0; ++trial) {
     const size_t at = random_word() % bytes;
     const unsigned char old = array[at];
     array[at] ^= static_cast<unsigned char>(1u << trial % 8);
-    expect(!unchanged(static_cast<int64_t>(random_word() % 1000), 1024), "a round sees a bit",
-           bytes);
-    int64_t seen = 0;
-    for (int64_t slice = 0; slice < slices; ++slice) seen += !unchanged(slice, 1);
-    expect(seen == 1, "one slice sees it", bytes);
-    for (int64_t step : {3, 50}) {
-      int64_t first = static_cast<int64_t>(random_word() % 1000), steps = 0;
-      while (unchanged(first, step) && steps < 2 * Fingerprint::kSlices) {
-        first += step;
-        steps += step;
-      }
-      expect(steps < Fingerprint::kSlices, "calls of some steps see it in one round", bytes);
+    const auto start = static_cast<int64_t>(random_word() % 5000);
+    expect(!unchanged(start, Fingerprint::kSteps), "a round sees a bit", bytes);
+    for (int64_t steps : {1, 3, 50, 1000}) {
+      int64_t before = start;
+      while (unchanged(before, steps) && before - start < Fingerprint::kSteps) before += steps;
+      expect(before - start < Fingerprint::kSteps, "calls of some steps see it in a round", bytes);
     }
     array[at] = old;
   }
   // A change of the whole shows in whatever slice comes first.
   for (unsigned char& byte : array) byte ^= 1;
-  for (int64_t slice = 0; slice < slices; ++slice)
-    expect(!unchanged(slice, 1), "a change of all shows in every slice", bytes);
+  for (int64_t step = 0; step < Fingerprint::kSteps; ++step)
+    expect(slices == 0 || !unchanged(step, 1), "a change of all shows at every step", bytes);
 }
 
 // Equal units at other places, and equal words in them, are other arrays.
 void check_order() {
-  constexpr size_t kUnits = 3 * Fingerprint::kSlices;
+  constexpr size_t kUnits = 3 * Fingerprint::kSteps;
   std::vector<uint64_t> array(kUnits * 32);
-  std::vector<uint64_t> hashes(Fingerprint::kSlices);
+  std::vector<uint64_t> hashes(Fingerprint::kSteps);
   for (size_t i = 0; i < array.size(); ++i) array[i] = i / 32;
   array[5] = 77;
   const size_t bytes = array.size() * sizeof array[0];
@@ -76,7 +70,7 @@ void check_order() {
   std::swap(array[5], array[6]);
   expect(!Fingerprint::unchanged(array.data(), bytes, hashes.data(), 0, 1), "words swapped", bytes);
   std::swap(array[5], array[6]);
-  for (size_t i = 0; i < 32; ++i) std::swap(array[i], array[i + 32 * Fingerprint::kSlices]);
+  for (size_t i = 0; i < 32; ++i) std::swap(array[i], array[i + 32 * Fingerprint::kSteps]);
   expect(!Fingerprint::unchanged(array.data(), bytes, hashes.data(), 0, 1), "units swapped", bytes);
 }
 
