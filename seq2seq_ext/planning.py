@@ -3,8 +3,8 @@
 Three layouts share the work of a layer out (``csrc/cpu/kernels.h``): ``rows``, each thread carries
 its own sequences through all steps; ``units``, all threads share every step, each with its own
 hidden units; ``layers``, each runs layers of its own, some steps behind the layer below.  A cost
-model (``csrc/cpu/plan.cpp``) expects a time of each and takes the fastest.  Results do not depend on
-the choice, not in the last bit.
+model (``csrc/cpu/plan.cpp``) expects a time of each and takes the fastest.  Results do not depend
+on the choice, not in the last bit.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def explain_plan(
         layer.proj_size or layer.hidden_size,
         num_layers,
         2 if bidirectional else 1,
-        layer.weight_ih_l0.element_size(),
+        next(layer.parameters()).element_size(),
         threads,
     )
     return sorted((Plan(*plan) for plan in found), key=lambda plan: plan.seconds)

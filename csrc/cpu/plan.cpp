@@ -198,9 +198,13 @@ std::vector<Plan> possible_plans(const Problem& p, int max_threads) {
     plans.push_back(plan);
   };
   consider(1, Split::kRows);
-  // Powers of two, and all threads that there are.
-  for (int threads = 2; threads <= max_threads;
-       threads = threads < max_threads ? std::min(2 * threads, max_threads) : max_threads + 1) {
+  // Powers of two, all threads that there are, and what is forced.
+  std::vector<int> counts{max_threads, std::min(forced().threads, max_threads)};
+  for (int threads = 2; threads < max_threads; threads *= 2) counts.push_back(threads);
+  std::sort(counts.begin(), counts.end());
+  counts.erase(std::unique(counts.begin(), counts.end()), counts.end());
+  for (const int threads : counts) {
+    if (threads < 2) continue;
     consider(threads, Split::kRows);
     consider(threads, Split::kUnits);
     if (!p.backward && p.D == 1 && p.L >= threads) consider(threads, Split::kLayers);
