@@ -38,6 +38,7 @@ struct Tile {
   const T* add;   // what the product is added to: C itself, a row for all rows (stride 0), or
   int64_t ldadd;  // null for nothing
   const T* scale = nullptr;  // (V * lanes) what each column is multiplied by, where S wants it
+  bool far = false;          // whether the panel comes from beyond the second-level cache
 };
 
 // Products are cut into runs of at most this many k. The run of a panel, 32 KiB with 64-byte
@@ -45,6 +46,9 @@ struct Tile {
 // run has accumulators of its own that start at zero, rounding errors grow with the length of a run
 // and the number of runs instead of with their product.
 inline constexpr int64_t kRun = 128;
+
+// Rows of a panel that a prefetch runs ahead.
+inline constexpr int64_t kAhead = 16;
 
 template <typename T, typename S, int MR, int V, Layout layout, bool few>
 static void tile_product(const Tile<T, S>& tile) {
@@ -55,6 +59,7 @@ static void tile_product(const Tile<T, S>& tile) {
   const Unit<S>* b = tile.b;
   const T* const a = tile.a;
   const int64_t stride = tile.stride;
+  const bool far = tile.far;
   Vec<T> acc[U][MR][V] = {};
   Vec<T> total[MR] = {};  // of what the weights are multiplied by, where they have an offset
   // Groups [0, count / G) at k = at; of the last group only `count` % G where that is not 0.
@@ -65,6 +70,9 @@ static void tile_product(const Tile<T, S>& tile) {
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) {
         Vec<T> group[G];
+        // One or two rows take a panel as fast as it comes, and from afar the hardware alone does
+        // not run ahead of them across pages.
+        if (few && far) __builtin_prefetch(b + (q + kAhead) * tile.ldb + v * W);
         unpack<T, S>(b + q * tile.ldb + v * W, group);
 #pragma GCC unroll 4
         for (int j = 0; j < G; ++j) columns[j][v] = group[j];

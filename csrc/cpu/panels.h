@@ -11,6 +11,7 @@ class Panels {
   static constexpr int kInputVectors = P_::kInputSlots * P_::kUnitVectors;
   static constexpr int kStateVectors = P_::kStateSlots * P_::kUnitVectors;
   static constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
+  static constexpr int64_t kNear = int64_t{3} << 19;  // recurrent weights that caches keep at hand
 
   // Takes memory for an input of I features.
   Panels(const Stack<T>& stack, Arena& arena, int64_t I)
@@ -128,7 +129,8 @@ class Panels {
     panel_product<T, V, Layout::kRows, S>(
         rows, few,
         {K, a, lda, b + p * unit_rows<S>(K) * V * W, V * W, c, ld, add ? c : nullptr, ld,
-         kScaled<S> ? scale + p * V * W : nullptr});
+         kScaled<S> ? scale + p * V * W : nullptr,
+         count_ * unit_rows<S>(P_size_) * kStateVectors * W * int64_t(sizeof(Unit<S>)) > kNear});
   }
 
   int64_t H_, P_size_, I_, count_, state_count_;

@@ -1,5 +1,5 @@
 // A cost model in nanoseconds. It need not be exact: it has to rank layouts. What it weighs:
-// - Waking a team costs some microseconds.
+// - Waking a team costs some microseconds, and should gain as many.
 // - A step's recurrent product takes the time of its multiply-adds or that of bringing the weights
 //   from the cache that holds a thread's share of them, whichever is longer.
 // - With rows on threads no thread waits, but each brings all recurrent weights every step.
@@ -32,7 +32,7 @@ constexpr double kGateCycles = 80;        // of a vector of units, all gates
 constexpr double kPackingCycles = 10;     // of a vector of weights
 constexpr double kStepNs = 40;            // what a step costs beside its arithmetic
 constexpr double kBarrierNs = 120;
-constexpr double kTeamNs = 3000;
+constexpr double kTeamNs = 6000;
 constexpr double kWaves = 12;  // chunks of a layer on its way through a wavefront
 
 int64_t second_level_cache() {
@@ -214,6 +214,9 @@ std::vector<Plan> possible_plans(const Problem& p, int max_threads) {
 
 Plan make_plan(const Problem& problem, int max_threads) {
   const Forced force = forced();
+  const Plan alone{1, Split::kRows, CostModel(problem).seconds({1, Split::kRows, 0})};
+  if (max_threads <= 1 || (force.threads == 0 && !force.split && alone.seconds < 1e-9 * kTeamNs))
+    return alone;
   if (force.threads > 0) max_threads = std::min(max_threads, force.threads);
   const std::vector<Plan> plans = possible_plans(problem, max_threads);
   const Plan* best = nullptr;
