@@ -404,7 +404,8 @@ def test_constructors_raise_what_torch_raises(
     if isinstance(expected, Exception):
         assert type(found) is type(expected)
         if "unknown" not in change and "nonlinearity" not in change:
-            assert str(found) == str(expected)
+            # Below its first line, torch may print the stack that led to it.
+            assert str(found).partition("\n")[0] == str(expected).partition("\n")[0]
     else:
         assert not isinstance(found, Exception)
 

@@ -1,5 +1,6 @@
 #include "contention.h"
 
+#include <pthread.h>
 #include <sched.h>
 #include <sys/resource.h>
 
@@ -18,11 +19,16 @@ constexpr int kMostStrikes = 4;  // 2^3 = 8 ms between tries
 std::atomic<int> strikes{0};             // disturbed calls, less undisturbed ones
 std::atomic<int64_t> cautious_until{0};  // on Clock
 
+// A forked process has none of its parent's threads, and OpenMP's pool waits for those for ever.
+std::atomic<bool> forked{false};
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
+
 int64_t now() { return Clock::now().time_since_epoch().count(); }
 
 }  // namespace
 
 int advised_threads(int threads, double seconds) {
+  if (forked.load(std::memory_order_relaxed)) return 1;
   const int count = strikes.load(std::memory_order_relaxed);
   if (count == 0 || threads == 1) return threads;
   const auto length = static_cast<int64_t>(seconds * Clock::period::den / Clock::period::num);

@@ -9,7 +9,8 @@
 namespace seq2seq_ext {
 
 // How many of `threads` to use now for a call of that length: that many, or a half, a quarter, ...
-// of them. A call that outlasts the caution gets all: it would pay for it too long.
+// of them. A call that outlasts the caution gets all: it would pay for it too long. In a forked
+// process always 1.
 int advised_threads(int threads, double seconds);
 
 // Of a call on several threads: whether it lost time because a thread had no core.
