@@ -49,12 +49,17 @@ static void pack(const Stack<T>& stack, WeightType type, void* packed) {
 }
 
 template <typename T>
-static size_t forward_workspace(const Forward<T>& f) {
+static size_t run_forward(const Forward<T>& f, const Member* member, void* workspace) {
   return with_storage<T>(f.cell, storage_of(f), [&](auto cell, auto storage) {
     return f.plan.split == Split::kLayers
-               ? forward_wavefront<cell.value, T, decltype(storage)>(f, nullptr, nullptr)
-               : forward_stack<cell.value, T, decltype(storage)>(f, nullptr, nullptr);
+               ? forward_wavefront<cell.value, T, decltype(storage)>(f, member, workspace)
+               : forward_stack<cell.value, T, decltype(storage)>(f, member, workspace);
   });
+}
+
+template <typename T>
+static size_t forward_workspace(const Forward<T>& f) {
+  return run_forward<T>(f, nullptr, nullptr);
 }
 
 template <typename T>
@@ -65,11 +70,7 @@ static size_t backward_workspace(const Backward<T>& f) {
 
 template <typename T>
 static void forward(const Forward<T>& f, const Member& member, void* workspace) {
-  with_storage<T>(f.cell, storage_of(f), [&](auto cell, auto storage) {
-    return f.plan.split == Split::kLayers
-               ? forward_wavefront<cell.value, T, decltype(storage)>(f, &member, workspace)
-               : forward_stack<cell.value, T, decltype(storage)>(f, &member, workspace);
-  });
+  run_forward<T>(f, &member, workspace);
 }
 
 template <typename T>
@@ -105,4 +106,6 @@ static constexpr Kernels kTable{ISA_NAME,
                                 &backward<float>,
                                 &backward<double>,
                                 &map<float>,
-                                &map<double>};
+                                &map<double>,
+                                &multiply_add,
+                                &read_all};

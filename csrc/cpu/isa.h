@@ -23,7 +23,9 @@ namespace ISA {
 // need all of the above
 #include "backward.h"
 #include "forward.h"
-// needs forward.h and backward.h
+// needs vec.h
+#include "limits_loops.h"
+// needs forward.h, backward.h and limits_loops.h
 #include "entry.h"
 
 #undef ISA_INLINE

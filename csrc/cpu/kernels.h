@@ -151,6 +151,11 @@ struct Kernels {
   // y = f(x) over n values, for the tests of the vector mathematics: 0 exp, 1 tanh, 2 sigmoid.
   void (*map_f32)(int function, int64_t n, const float* x, float* y);
   void (*map_f64)(int function, int64_t n, const double* x, double* y);
+  // What limits.cpp times. Multiply-adds on registers: returns the operations; `seed` is unknown to
+  // the compiler, so that nothing is left out. A pass over `bytes`, a multiple of 8 vectors:
+  // returns them.
+  int64_t (*multiply_add)(int64_t rounds, float seed, float* result);
+  int64_t (*read_all)(const char* data, int64_t bytes, int32_t* result);
 };
 
 }  // namespace seq2seq_ext

@@ -21,89 +21,13 @@
 #include <vector>
 
 #include "dispatch.h"
-
-namespace seq2seq_ext {
-namespace {
-
-struct Loops {
-  int64_t (*multiply_add)(int64_t rounds, float seed, float* result);
-  int64_t (*read_all)(const char* data, int64_t bytes, int32_t* result);
-};
-
-}  // namespace
-}  // namespace seq2seq_ext
-
-#if defined(__x86_64__)
-
-#define ISA limits_baseline
-#define ISA_VECTOR_BYTES 16
-#define ISA_REGISTERS 16
-#include "limits_loops.h"
-#undef ISA
-#undef ISA_VECTOR_BYTES
-#undef ISA_REGISTERS
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
-#define ISA limits_avx2
-#define ISA_VECTOR_BYTES 32
-#define ISA_REGISTERS 16
-#include "limits_loops.h"
-#undef ISA
-#undef ISA_VECTOR_BYTES
-#undef ISA_REGISTERS
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,fma")
-#endif
-#define ISA limits_avx512
-#define ISA_VECTOR_BYTES 64
-#define ISA_REGISTERS 32
-#include "limits_loops.h"
-#undef ISA
-#undef ISA_VECTOR_BYTES
-#undef ISA_REGISTERS
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
-#else  // 64-bit Arm, and whatever else has vectors of 16 bytes
-
-#define ISA limits_baseline
-#define ISA_VECTOR_BYTES 16
-#define ISA_REGISTERS 32
-#include "limits_loops.h"
-
-#endif
+#include "kernels.h"
 
 namespace seq2seq_ext {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr double kChunkSeconds = 2e-4;
-
-const Loops& loops_in_use() {
-#if defined(__x86_64__)
-  const std::string isa = cpu_isa();
-  if (isa == "avx512") return limits_avx512::loops;
-  if (isa == "avx2") return limits_avx2::loops;
-#endif
-  return limits_baseline::loops;
-}
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -166,11 +90,11 @@ void expect_above_zero(const char* name, T value) {
 double measure_fma_peak(int threads, double seconds) {
   expect_above_zero("threads", threads);
   expect_above_zero("seconds", seconds);
-  const Loops& loops = loops_in_use();
-  const auto work = [&loops] {
+  const Kernels& kernels = active_kernels();
+  const auto work = [&kernels] {
     volatile float seed = 0.75f;
     float result;
-    const int64_t done = loops.multiply_add(4096, seed, &result);
+    const int64_t done = kernels.multiply_add(4096, seed, &result);
     seed = result;
     return done;
   };
@@ -181,7 +105,7 @@ double measure_read_bandwidth(int64_t bytes_per_thread, int threads, double seco
   expect_above_zero("bytes_per_thread", bytes_per_thread);
   expect_above_zero("threads", threads);
   expect_above_zero("seconds", seconds);
-  const Loops& loops = loops_in_use();
+  const Kernels& kernels = active_kernels();
   constexpr int64_t kStep = 8 * 64;  // of read_all with the widest vectors
   const int64_t bytes = (bytes_per_thread + kStep - 1) / kStep * kStep;
   std::vector<std::function<int64_t()>> works;
@@ -190,12 +114,12 @@ double measure_read_bandwidth(int64_t bytes_per_thread, int threads, double seco
     const std::shared_ptr<void> memory(std::aligned_alloc(kStep, static_cast<size_t>(bytes)),
                                        std::free);
     if (memory == nullptr) throw std::bad_alloc();
-    works.emplace_back([&loops, memory, bytes, touched = false]() mutable {
+    works.emplace_back([&kernels, memory, bytes, touched = false]() mutable {
       if (!touched) std::memset(memory.get(), 1, static_cast<size_t>(bytes));
       touched = true;
       volatile int32_t sink;
       int32_t result;
-      const int64_t done = loops.read_all(static_cast<const char*>(memory.get()), bytes, &result);
+      const int64_t done = kernels.read_all(static_cast<const char*>(memory.get()), bytes, &result);
       sink = result;
       (void)sink;
       return done;

@@ -121,7 +121,7 @@ static void pack_strip(int64_t count, const T* w, int64_t ldw, int64_t K, Unit<S
     for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
       const T* row = lane < count ? w + lane * ldw : nullptr;
       T largest = 0;
-      for (int64_t k = 0; k < K && row != nullptr; ++k)
+      for (int64_t k = 0; k < K && kScaled<S> && row != nullptr; ++k)
         largest = std::max(largest, std::abs(row[k]));
       const T inverse = largest > 0 ? 127 / largest : T(0);
       for (int64_t k = 0; k < K; k += G) {

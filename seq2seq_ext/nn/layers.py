@@ -105,6 +105,29 @@ class _Layer(nn.RNNBase):
             dtype,
         )
 
+    @property
+    def _cell(self) -> str:
+        """What the operators call this layer's cell."""
+        raise NotImplementedError
+
+    def _run(
+        self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None
+    ) -> tuple[Any, Tensor, Tensor | None]:
+        """``output, h_n, c_n``."""
+        return functional.run(
+            self._cell,
+            input,
+            hx,
+            self._current_weights(),
+            self.num_layers,
+            self.batch_first,
+            self.dropout if self.training else 0.0,
+            self.bidirectional,
+            lengths,
+            resets,
+            self._packed,
+        )
+
     def _current_weights(self) -> list[Tensor]:
         """The weights as attributes have them now, in the order of the operator.
 
@@ -196,6 +219,7 @@ class LSTM(_Layer):
     """
 
     torch_class = nn.LSTM
+    _cell = "lstm"
 
     def __init__(
         self,
@@ -251,19 +275,7 @@ class LSTM(_Layer):
         Raises:
             TypeError, ValueError, RuntimeError: see :func:`seq2seq_ext.functional.lstm`.
         """
-        output, h_n, c_n = functional.run(
-            "lstm",
-            input,
-            hx,
-            self._current_weights(),
-            self.num_layers,
-            self.batch_first,
-            self.dropout if self.training else 0.0,
-            self.bidirectional,
-            lengths,
-            resets,
-            self._packed,
-        )
+        output, h_n, c_n = self._run(input, hx, lengths, resets)
         assert c_n is not None
         return output, (h_n, c_n)
 
@@ -338,6 +350,10 @@ class GRU(_Layer):
     def extra_repr(self) -> str:
         return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
 
+    @property
+    def _cell(self) -> str:
+        return "gru" if self.reset_after else "gru_reset_before"
+
     def forward(
         self,
         input: Tensor | PackedSequence,
@@ -347,19 +363,7 @@ class GRU(_Layer):
         resets: Tensor | None = None,
     ) -> tuple[Any, Tensor]:
         """Run over whole sequences: as :meth:`LSTM.forward`, with ``hx`` and h_n (L*D, B, H)."""
-        output, h_n, _ = functional.run(
-            "gru" if self.reset_after else "gru_reset_before",
-            input,
-            hx,
-            self._current_weights(),
-            self.num_layers,
-            self.batch_first,
-            self.dropout if self.training else 0.0,
-            self.bidirectional,
-            lengths,
-            resets,
-            self._packed,
-        )
+        output, h_n, _ = self._run(input, hx, lengths, resets)
         return output, h_n
 
 
@@ -424,6 +428,10 @@ class RNN(_Layer):
         )
         self.nonlinearity = nonlinearity
 
+    @property
+    def _cell(self) -> str:
+        return "rnn_tanh" if self.nonlinearity == "tanh" else "rnn_relu"
+
     def forward(
         self,
         input: Tensor | PackedSequence,
@@ -433,19 +441,7 @@ class RNN(_Layer):
         resets: Tensor | None = None,
     ) -> tuple[Any, Tensor]:
         """Run over whole sequences: as :meth:`LSTM.forward`, with ``hx`` and h_n (L*D, B, H)."""
-        output, h_n, _ = functional.run(
-            "rnn_tanh" if self.nonlinearity == "tanh" else "rnn_relu",
-            input,
-            hx,
-            self._current_weights(),
-            self.num_layers,
-            self.batch_first,
-            self.dropout if self.training else 0.0,
-            self.bidirectional,
-            lengths,
-            resets,
-            self._packed,
-        )
+        output, h_n, _ = self._run(input, hx, lengths, resets)
         return output, h_n
 
 

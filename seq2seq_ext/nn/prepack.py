@@ -136,9 +136,11 @@ def _packs_now(weights: list[Tensor]) -> bool:
 
 def operator_options(layer: nn.Module) -> tuple[int, ...]:
     """cell, num_layers and bidirectional as the operators take them."""
-    if isinstance(layer, (LSTM, LSTMCell)):
+    if isinstance(layer, (LSTM, GRU, RNN)):
+        cell = layer._cell
+    elif isinstance(layer, LSTMCell):
         cell = "lstm"
-    elif isinstance(layer, (GRU, GRUCell)):
+    elif isinstance(layer, GRUCell):
         cell = "gru" if layer.reset_after else "gru_reset_before"
     else:
         cell = f"rnn_{layer.nonlinearity}"
