@@ -20,7 +20,7 @@ class LayerBackward {
         few_(f.sequence.B <= kFewTileRows),
         unit_panels_(panels_of(Hp_, kColumns)),
         state_panels_(panels_of(padded_units(f.P), kColumns)),
-        ldg_(P_::kSlots * Hp_),
+        ldg_(P_::kSlots * Hp_ + kUnitPadding),
         ldh_(state_panels_ * kColumns + kUnitPadding),
         ldc_(unit_panels_ * kColumns + kUnitPadding) {
     d_gates_ = arena.take<T>(s_.N * ldg_);
@@ -103,12 +103,10 @@ class LayerBackward {
 
   // This member's share of the weight gradients, once every member has left run().
   void weight_gradients(int64_t l, int64_t d, const LayerInput<T>& input, const Member& member,
-                        T* transposed, T* sums, T* scratch) const {
+                        T* scratch) const {
     const Weights<T>& dw = f_.d_weights[l * f_.D + d];
     const Walk walk(s_, d == 1);
-    const auto none = [](int64_t) -> const T* { return nullptr; };
     const auto x = [&](int64_t r) { return input.rows(r); };
-    const auto mask = [&](int64_t r) { return input.mask ? input.mask(r) : nullptr; };
     const auto inner = [&](int64_t r) { return inner_ + r * Hp_; };
     // The step of compact row r is found by walking along with it: rows come in order.
     int64_t t = 0;
@@ -117,41 +115,18 @@ class LayerBackward {
       while (r >= s_.offset[t] + s_.active[t]) ++t;
       return previous_h(walk, t, r - s_.offset[t], r);
     };
-    const auto gate_row = [&](int slot0) {
-      return [this, slot0](int64_t c) {
-        const int64_t unit = c % Hp_;
-        return unit < H_ ? P_::kGate[slot0 + c / Hp_] * H_ + unit : int64_t{-1};
-      };
-    };
-    const auto product = [&](const T* from, int64_t ldd, int64_t columns, int64_t features,
-                             const auto& row, const auto& scale, const auto& target, T* weight,
-                             T* bias, T* second_bias) {
-      if (!weight && !bias && !second_bias) return;
-      const GradientProduct<T> p{s_.N, from, ldd, columns, weight ? features : 0, transposed, sums};
-      if (s_.N <= kFewRows) {
-        const auto share = member.share(columns);
-        outer_products(p, share.begin, share.end, row, scale, target, weight, bias, second_bias);
-        return;
-      }
-      const auto share = member.share(panels_of(columns, kColumns));
-      gradient_product(p, share.begin, share.end, row, scale, scratch);
-      if (weight) write_gradient(p, share.begin, share.end, target, weight);
-      if (bias) write_sums(p, share.begin, share.end, target, bias);
-      if (second_bias) write_sums(p, share.begin, share.end, target, second_bias);
-      member.sync();  // `transposed` is used again, with other shares
-    };
     // Only the n of GRU has different gradients for its two biases.
     constexpr bool kApart = cell == Cell::kGru;
-    product(d_gates_, ldg_, P_::kInputSlots * Hp_, input.size, x, mask, gate_row(0), dw.w_ih,
-            dw.b_ih, kApart ? nullptr : dw.b_hh);
-    product(d_gates_ + P_::kStateSlot * Hp_, ldg_, P_::kStateSlots * Hp_, P_size_, h, none,
-            gate_row(P_::kStateSlot), dw.w_hh, kApart ? dw.b_hh : nullptr, nullptr);
+    gate_gradients(0, P_::kInputSlots, input.size, x, input.mask, dw.w_ih, dw.b_ih,
+                   kApart ? nullptr : dw.b_hh, member, scratch);
+    gate_gradients(P_::kStateSlot, P_::kStateSlots, P_size_, h, {}, dw.w_hh,
+                   kApart ? dw.b_hh : nullptr, nullptr, member, scratch);
     if (kTwoPhases)
-      product(d_gates_, ldg_, Hp_, P_size_, inner, none, gate_row(0), dw.w_hh, nullptr, nullptr);
-    if (projected_) {
-      product(
-          d_out_, ldh_, P_size_, H_, inner, none, [](int64_t c) { return c; }, dw.w_hr, nullptr,
-          nullptr);
+      gate_gradients(0, 1, P_size_, inner, {}, dw.w_hh, nullptr, nullptr, member, scratch);
+    if (projected_ && dw.w_hr) {
+      const Member::Range share = member.share(P_size_);
+      column_gradients(d_out_, ldh_, share.begin, share.end, H_, inner, {},
+                       dw.w_hr + share.begin * H_, nullptr, scratch);
     }
   }
 
@@ -163,24 +138,11 @@ class LayerBackward {
     }
   }
 
-  // C (rows x padded I) (+)= gate gradients of compact rows [r, r + count) times W_ih.
-  void input_gradient(int64_t r, int64_t count, int64_t I, bool accumulate, T* c,
-                      T* scratch) const {
-    if (s_.N <= kFewRows) {
-      const int64_t ldc = panels_of(I, kColumns) * kColumns;
-      for (int64_t q = 0; q < panels_of(I, kColumns); ++q) {
-        gates_product(q, 0, P_::kInputSlots, w_->w_ih, I, w_ih_, count, r, 1, c + q * kColumns, ldc,
-                      accumulate);
-      }
-      return;
-    }
-    const T* rows[kBlockRows];
-    for (int64_t m = 0; m < count; ++m) rows[m] = d_gates_ + (r + m) * ldg_;
-    const int64_t panels = panels_of(I, kColumns);
-    const int64_t K = P_::kInputSlots * Hp_;
-    large_product<T, kPlainVectors>({count, K, panels, rows, nullptr, w_ih_, K * kColumns, c,
-                                     panels * kColumns, kColumns, accumulate ? c : nullptr,
-                                     panels * kColumns, scratch});
+  // Panel q of the input's gradient for `count` compact rows from r on: c = or += gate gradients
+  // times W_ih.
+  void input_gradient(int64_t q, int64_t r, int64_t count, int64_t I, bool accumulate, T* c,
+                      int64_t ldc) const {
+    gates_product(q, 0, P_::kInputSlots, w_->w_ih, I, w_ih_, count, r, 1, c, ldc, accumulate);
   }
 
  private:
@@ -191,6 +153,51 @@ class LayerBackward {
     Member::Range units;   // plain panels of hidden units
     Member::Range states;  // plain panels of outputs
   };
+
+  // Gradients of the rows of slots [slot0, slot0 + slots) of a weight matrix and of its biases, any
+  // of them null. The padded columns of all slots are dealt out.
+  template <typename Row>
+  void gate_gradients(int slot0, int slots, int64_t features, const Row& row,
+                      const Rows<const T>& mask, T* weight, T* bias, T* second_bias,
+                      const Member& member, T* scratch) const {
+    const Member::Range share = member.share(slots * Hp_ / kUnitPadding);
+    const int64_t begin = share.begin * kUnitPadding, end = share.end * kUnitPadding;
+    for (int slot = 0; slot < slots; ++slot) {
+      const int64_t first = std::max(begin, slot * Hp_), last = std::min(end, slot * Hp_ + H_);
+      if (first >= last) continue;
+      const int64_t to = P_::kGate[slot0 + slot] * H_ + first - slot * Hp_;
+      column_gradients(d_gates_ + slot0 * Hp_, ldg_, first, last, features, row, mask,
+                       weight ? weight + to * features : nullptr, bias ? bias + to : nullptr,
+                       scratch);
+      if (second_bias) std::copy(bias + to, bias + to + last - first, second_bias + to);
+    }
+  }
+
+  // The same for columns [begin, end) of d, whose gradients lie together.
+  template <typename Row>
+  void column_gradients(const T* d, int64_t ldd, int64_t begin, int64_t end, int64_t features,
+                        const Row& row, const Rows<const T>& mask, T* dw, T* sums,
+                        T* scratch) const {
+    const T *rows[kGradientDepth], *factors[kGradientDepth];
+    const GradientProduct<T> p{s_.N, d, ldd, features, rows, mask ? factors : nullptr};
+    if (s_.N == 0) {
+      if (dw) std::fill(dw, dw + (end - begin) * features, T(0));
+      if (sums) std::fill(sums, sums + end - begin, T(0));
+    }
+    for (int64_t r = 0; r < s_.N; r += kGradientDepth) {
+      const int64_t depth = std::min(kGradientDepth, s_.N - r);
+      for (int64_t k = 0; k < depth; ++k) {
+        rows[k] = row(r + k);
+        if (mask) factors[k] = mask(r + k);
+      }
+      if (s_.N <= kFewRows) return outer_products(p, depth, begin, end - begin, dw, sums);
+      for (int64_t c = begin; c < end; c += kGradientHeight) {
+        gradient_block(p, r, depth, c, std::min(kGradientHeight, end - c),
+                       dw ? dw + (c - begin) * features : nullptr,
+                       sums ? sums + c - begin : nullptr, scratch);
+      }
+    }
+  }
 
   static void fill_row(const T* from, int64_t count, T* to, int64_t size) {
     std::fill(to, to + size, T(0));
@@ -393,7 +400,7 @@ class LayerBackward {
   const int64_t H_, Hp_, P_size_;
   const bool projected_, few_;
   const int64_t unit_panels_, state_panels_, ldg_, ldh_, ldc_;
-  T* d_gates_;        // (N, slots, Hp)
+  T* d_gates_;        // (N, ldg): slots of padded units
   T* d_h_;            // (B, ldh) carried from step to step
   T* d_c_ = nullptr;  // (B, ldc)
   T* d_inner_ =
@@ -410,6 +417,39 @@ class LayerBackward {
   const T *h_0_, *c_0_;
 };
 
+// Blocks of rows that a panel of weights serves before the next: it stays in the second-level
+// cache, the gate gradients of these rows in the third.
+inline constexpr int64_t kInputBlocks = 8;
+
+// This member's share of the gradient of a layer's input: pieces of a block of rows by a panel of
+// features. `scratch` has room for one.
+template <Cell cell, typename T>
+static void input_gradients(const Backward<T>& f, LayerBackward<cell, T>* const* directions,
+                            const LayerInput<T>& input, const Rows<T>& d_x, const Member& member,
+                            T* scratch) {
+  constexpr int64_t kColumns = kPlainColumns<T>;
+  const int64_t N = f.sequence.N, I = input.size;
+  const int64_t blocks = panels_of(N, kBlockRows), panels = panels_of(I, kColumns);
+  const auto share = member.share(blocks * panels);
+  for (int64_t piece = share.begin; piece < share.end; ++piece) {
+    const int64_t first = piece / (kInputBlocks * panels) * kInputBlocks;
+    const int64_t group = std::min(kInputBlocks, blocks - first), place = piece - first * panels;
+    const int64_t r = (first + place % group) * kBlockRows, column = place / group * kColumns;
+    const int64_t count = std::min(kBlockRows, N - r), width = std::min(kColumns, I - column);
+    const bool in_place = width == kColumns && !input.mask && !d_x.offset;
+    T* const c = in_place ? d_x(r) + column : scratch;
+    for (int64_t d = 0; d < f.D; ++d)
+      directions[d]->input_gradient(place / group, r, count, I, d > 0, c,
+                                    in_place ? d_x.stride : kColumns);
+    for (int64_t m = 0; m < count && !in_place; ++m) {
+      T* to = d_x(r + m) + column;
+      const T* from = c + m * kColumns;
+      const T* mask = input.mask ? input.mask(r + m) + column : nullptr;
+      for (int64_t i = 0; i < width; ++i) to[i] = mask ? from[i] * mask[i] : from[i];
+    }
+  }
+}
+
 template <Cell cell, typename T>
 static size_t backward_stack(const Backward<T>& f, const Member* member, void* workspace) {
   Arena arena(workspace);
@@ -423,13 +463,7 @@ static size_t backward_stack(const Backward<T>& f, const Member* member, void* w
   // Gradients of the inner layers' outputs: the one read and the one written.
   T* inner[2] = {nullptr, nullptr};
   for (int64_t i = 0; i < std::min<int64_t>(f.L - 1, 2); ++i) inner[i] = arena.take<T>(s.N * width);
-  const int64_t features = std::max({max_input, f.P, f.H});
-  const int64_t columns = round_up(Panel<cell>::kSlots * padded_units(f.H) + f.P, kPlainColumns<T>);
-  T* transposed = arena.take<T>(gradient_rows<T>(features) * columns);
-  T* sums = arena.take<T>(columns);
-  const int64_t block = kBlockRows * round_up(max_input, kPlainColumns<T>);
-  const int64_t scratch_size =
-      std::max(gradient_scratch<T>(features), large_product_scratch<T>() + block);
+  const int64_t scratch_size = std::max(gradient_scratch<T>(), kBlockRows * kPlainColumns<T>);
   T* scratch = arena.take<T>(f.plan.threads * scratch_size);
   if (member == nullptr) return arena.used();
   scratch += member->rank * scratch_size;
@@ -450,26 +484,9 @@ static size_t backward_stack(const Backward<T>& f, const Member* member, void* w
       for (int64_t d = 0; d < f.D; ++d)
         directions[d]->pack_input_weights(l, d, input.size, *member);
     member->sync();
-    for (int64_t d = 0; d < f.D; ++d) {
-      directions[d]->weight_gradients(l, d, input, *member, transposed, sums, scratch);
-    }
-    if (d_x) {
-      T* c = scratch + large_product_scratch<T>();
-      const int64_t ldc = round_up(input.size, kPlainColumns<T>);
-      const auto share = member->share(panels_of(s.N, kBlockRows));
-      for (int64_t r = share.begin * kBlockRows; r < std::min(share.end * kBlockRows, s.N);
-           r += kBlockRows) {
-        const int64_t count = std::min(kBlockRows, s.N - r);
-        for (int64_t d = 0; d < f.D; ++d)
-          directions[d]->input_gradient(r, count, input.size, d > 0, c, scratch);
-        for (int64_t m = 0; m < count; ++m) {
-          T* to = d_x(r + m);
-          const T* from = c + m * ldc;
-          const T* mask = input.mask ? input.mask(r + m) : nullptr;
-          for (int64_t i = 0; i < input.size; ++i) to[i] = mask ? from[i] * mask[i] : from[i];
-        }
-      }
-    }
+    for (int64_t d = 0; d < f.D; ++d)
+      directions[d]->weight_gradients(l, d, input, *member, scratch);
+    if (d_x) input_gradients(f, directions, input, d_x, *member, scratch);
     member->sync();
   }
   return arena.used();

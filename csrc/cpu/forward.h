@@ -36,7 +36,7 @@ class LayerForward {
     if (projected_) out_ = arena.take<T>(s_.B * own_.state_count() * kPlainColumns<T>);
     chunk_rows_ = chunk_rows();
     const int64_t panels = split_units_ ? panels_of(own_.count(), smallest_group(f)) : own_.count();
-    gates_stride_ = chunk_rows_ * panels * kColumns;
+    gates_stride_ = chunk_rows_ * (panels * kColumns + kUnitPadding);
     gates_ = arena.take<T>(members * gates_stride_);
     scratch_ = arena.take<T>(members * large_product_scratch<T>());
     features_ = arena.take<const T*>(members * chunk_rows_);
@@ -125,7 +125,7 @@ class LayerForward {
   };
 
   static int64_t columns(const Work& work) {
-    return (work.panels.end - work.panels.begin) * kColumns;
+    return (work.panels.end - work.panels.begin) * kColumns + kUnitPadding;
   }
 
   // Rows of a chunk: about half a megabyte of gates, but never less than one step, nor so few that
@@ -190,13 +190,13 @@ class LayerForward {
       }
     }
     const int64_t ld = columns(work);
-    if (ld == 0) return step;
+    if (work.panels.begin == work.panels.end) return step;
     if (below) below->await(static_cast<uint32_t>(step), work.member.barriers->patience);
     if constexpr (cell == Cell::kGru) {
       // The slot that the input does not fill starts from its bias.
       constexpr int64_t kSlot = 3 * kUnits;
       for (int64_t m = 0; m < M; ++m)
-        for (int64_t column = kSlot; column < ld; column += kColumns) {
+        for (int64_t column = kSlot; column < ld - kUnitPadding; column += kColumns) {
           store(work.gates + m * ld + column, load(weights_.bias(work.panels.begin) + column));
         }
     }

@@ -131,12 +131,12 @@ static void rows_product(int64_t rows, bool few, const Tile<T, S>& tile) {
 }
 
 // The product for one panel, any number of rows and any K. Where A lies in columns, its tiles
-// follow each other, `tile_step` elements apart, each kTileRows high; rows are cut into tiles of
+// follow each other, `tile_step` elements apart, each MR high; else rows are cut into tiles of
 // heights as equal as can be. `few`: the call has at most kFewTileRows rows. Narrow weights that
 // more rows read are widened first, a run at a time.
-template <typename T, int V, Layout layout = Layout::kRows, typename S = T>
+template <typename T, int V, Layout layout = Layout::kRows, typename S = T,
+          int64_t MR = kTileRows<V>>
 static void panel_product(int64_t rows, bool few, const Tile<T, S>& p, int64_t tile_step = 0) {
-  constexpr int64_t MR = kTileRows<V>;
   constexpr int64_t NR = V * kLanes<T>;
   if constexpr (!std::is_same_v<T, S>) {
     if (rows > kFewTileRows) {
