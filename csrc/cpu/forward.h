@@ -38,7 +38,8 @@ class LayerForward {
     const int64_t panels = split_units_ ? panels_of(own_.count(), smallest_group(f)) : own_.count();
     gates_stride_ = chunk_rows_ * (panels * kColumns + kUnitPadding);
     gates_ = arena.take<T>(members * gates_stride_);
-    scratch_ = arena.take<T>(members * large_product_scratch<T>());
+    scratch_size_ = own_.scratch_size(s_.B);
+    scratch_ = arena.take<T>(members * scratch_size_);
     features_ = arena.take<const T*>(members * chunk_rows_);
     factors_ = arena.take<const T*>(members * chunk_rows_);
     rows_ = arena.take<Row>(members * s_.B);
@@ -82,7 +83,8 @@ class LayerForward {
                     split_units_ ? panels : Member::Range{0, own_.count()},
                     split_units_ ? states : Member::Range{0, own_.state_count()},
                     gates_ + member.rank * gates_stride_,
-                    rows_ + member.rank * s_.B};
+                    rows_ + member.rank * s_.B,
+                    scratch_ + member.rank * scratch_size_};
     int current = 0;
     for (int64_t step = 0; step < s_.T;) {
       const int64_t end = project(work, input, step, below);
@@ -122,6 +124,7 @@ class LayerForward {
     Member::Range states;  // plain panels of projected outputs
     T* gates;              // the chunk: rows in order of reading, (row, panel, slot, unit)
     Row* rows;             // of the step at hand
+    T* scratch;
   };
 
   static int64_t columns(const Work& work) {
@@ -201,10 +204,9 @@ class LayerForward {
         }
     }
     if (pack_input_) {
-      weights_.project(
-          {M, 0, 0, features, input.mask ? factors : nullptr, nullptr, 0, work.gates, ld, 0,
-           nullptr, 0, scratch_ + work.member.rank * large_product_scratch<T>()},
-          work.panels.begin, work.panels.end);
+      weights_.project({M, 0, 0, features, input.mask ? factors : nullptr, nullptr, 0, work.gates,
+                        ld, 0, nullptr, 0, work.scratch},
+                       work.panels.begin, work.panels.end);
       return step;
     }
     for (int64_t p = work.panels.begin; p < work.panels.end; ++p) {
@@ -275,10 +277,14 @@ class LayerForward {
     if (rows == 0 && !split_units_) return;
     const int64_t ld = columns(work);
     const int64_t first = work.own.first, step = work.own.step;
+    const auto operand = [&](const T* a, int64_t lda, int64_t K) {
+      return weights_.operand(rows, few_, a + first * lda, step * lda, K, work.scratch);
+    };
+    const auto state = operand(h, ldh_, P_size_);
     for (int64_t p = work.panels.begin; p < work.panels.end; ++p) {
       T* tile = gates + (p - work.panels.begin) * kColumns;
       if (pack_state_) {
-        weights_.recur(p, rows, few_, h + first * ldh_, step * ldh_, tile, ld);
+        weights_.recur(p, state, tile, ld);
       } else {
         dot_rows(work, p, P_::kStateSlot, P_::kStateSlot + P_::kStateSlots, rows, h, ldh_, tile,
                  ld);
@@ -292,10 +298,11 @@ class LayerForward {
     }
     if constexpr (kTwoPhases) {
       if (split_units_) work.member.sync();
+      const auto reset = operand(inner_, ldu_, P_size_);
       for (int64_t p = work.panels.begin; p < work.panels.end; ++p) {
         T* tile = gates + (p - work.panels.begin) * kColumns;
         if (pack_state_) {
-          weights_.recur_candidate(p, rows, few_, inner_ + first * ldu_, step * ldu_, tile, ld);
+          weights_.recur_candidate(p, reset, tile, ld);
         } else {
           dot_rows(work, p, 0, 1, rows, inner_, ldu_, tile, ld);
         }
@@ -312,12 +319,13 @@ class LayerForward {
     if (projected_) {
       if (split_units_) work.member.sync();
       const int64_t ldo = own_.state_count() * kPlainColumns<T>;
+      const auto hidden = operand(inner_, ldu_, H_);
       for (int64_t q = work.states.begin; q < work.states.end; ++q) {
         const int64_t column = q * kPlainColumns<T>;
         T* out = out_ + first * ldo + column;
         const T* in = inner_ + first * ldu_;
         if (pack_state_) {
-          weights_.project_state(q, rows, few_, in, step * ldu_, out, step * ldo);
+          weights_.project_state(q, hidden, out, step * ldo);
         }
         for (int64_t i = 0; i < rows * kPlainVectors && !pack_state_; ++i) {
           const int64_t j = i / kPlainVectors * step, v = i % kPlainVectors * W;
@@ -384,7 +392,7 @@ class LayerForward {
   Weights_ own_;             // memory for weights that this call packs
   Weights_ weights_;         // of the layer at hand
   const int64_t ldh_, ldu_;  // strides of rows of h, and of c and inner; odd multiples of 64 bytes
-  int64_t chunk_rows_, gates_stride_;
+  int64_t chunk_rows_, gates_stride_, scratch_size_;
   const Weights<const T>* w_ = nullptr;         // of the layer at hand
   bool pack_input_ = true, pack_state_ = true;  // else its products read the weights as they are
   T* h_[2];                                     // (B, ldh) before and after a step

@@ -10,5 +10,6 @@
 #include <type_traits>
 #include <utility>
 
+#include "digits.h"
 #include "dispatch.h"
 #include "kernels.h"

@@ -11,6 +11,8 @@ class Panels {
   static constexpr int kInputVectors = P_::kInputSlots * P_::kUnitVectors;
   static constexpr int kStateVectors = P_::kStateSlots * P_::kUnitVectors;
   static constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
+  // Whether bytes may be multiplied as bytes: see digits.h, where the CPU has what that takes.
+  static constexpr bool kDigits = std::is_same_v<S, Int8> && ISA_VECTOR_BYTES == 64;
   static constexpr int64_t kNear = int64_t{3} << 19;  // recurrent weights that caches keep at hand
 
   // Takes memory for an input of I features.
@@ -84,9 +86,39 @@ class Panels {
 
   const T* bias(int64_t p) const { return bias_ + p * kColumns; }
 
+  static bool in_digits(int64_t K) { return kDigits && digit_kernels && K <= Digits::kMostK; }
+
+  // Scratch, in elements, of a member whose recurrent products have at most so many rows.
+  int64_t scratch_size(int64_t rows) const {
+    const int64_t K = std::max(P_size_, H_);
+    const int64_t state = in_digits(K) ? Digits::size(rows, K) / int64_t(sizeof(T)) : 0;
+    return std::max(large_product_scratch<T>(), state);
+  }
+
+  // What recurrent weights are multiplied by: `rows` rows of `a` (K), for any number of panels.
+  struct Operand {
+    int64_t rows;
+    bool few;  // whether the call has at most kFewTileRows rows
+    const T* a;
+    int64_t lda;
+    Digits digits;  // the same, where it is multiplied as bytes
+  };
+  Operand operand(int64_t rows, bool few, const T* a, int64_t lda, int64_t K, T* scratch) const {
+    Operand operand{rows, few, a, lda, Digits(scratch, rows, K)};
+    if constexpr (kDigits) {
+      for (int64_t m = 0; m < rows && in_digits(K); ++m)
+        digit_kernels.make(a + m * lda, K, operand.digits, m);
+    }
+    return operand;
+  }
+
   // C (M x panels [begin, end)) = bias + the input's part of the gates.
   void project(LargeProduct<T, S> product, int64_t begin, int64_t end) const {
     const int64_t panel = unit_rows<S>(I_) * kInputVectors * W;
+    if constexpr (kDigits) {
+      if (in_digits(kBlockDepth) && product.factors == nullptr)
+        return project_digits(product, begin, end);
+    }
     product.K = I_;
     product.panels = end - begin;
     product.b = w_ih_ + begin * panel;
@@ -98,22 +130,18 @@ class Panels {
     large_product<T, kInputVectors, S>(product);
   }
 
-  // Adds the recurrent product of `rows` rows of `a` to their tile of panel p. `tile` points at the
-  // first of its slots.
-  void recur(int64_t p, int64_t rows, bool few, const T* a, int64_t lda, T* tile,
-             int64_t ld) const {
-    product<kStateVectors>(p, rows, few, P_size_, w_hh_, hh_scale_, a, lda,
-                           tile + P_::kStateSlot * kUnits, ld, true);
+  // Adds the recurrent product to the tile of panel p. `tile` points at the first of its slots.
+  void recur(int64_t p, const Operand& a, T* tile, int64_t ld) const {
+    product<kStateVectors>(p, P_size_, w_hh_, hh_scale_, a, tile + P_::kStateSlot * kUnits, ld,
+                           true);
   }
   // The same for the n of a reset before.
-  void recur_candidate(int64_t p, int64_t rows, bool few, const T* a, int64_t lda, T* tile,
-                       int64_t ld) const {
-    product<P_::kUnitVectors>(p, rows, few, P_size_, w_hn_, hn_scale_, a, lda, tile, ld, true);
+  void recur_candidate(int64_t p, const Operand& a, T* tile, int64_t ld) const {
+    product<P_::kUnitVectors>(p, P_size_, w_hn_, hn_scale_, a, tile, ld, true);
   }
   // Plain panel q of the projected outputs.
-  void project_state(int64_t q, int64_t rows, bool few, const T* a, int64_t lda, T* out,
-                     int64_t ld) const {
-    product<kPlainVectors>(q, rows, few, H_, w_hr_, hr_scale_, a, lda, out, ld, false);
+  void project_state(int64_t q, const Operand& a, T* out, int64_t ld) const {
+    product<kPlainVectors>(q, H_, w_hr_, hr_scale_, a, out, ld, false);
   }
 
  private:
@@ -124,13 +152,41 @@ class Panels {
   }
 
   template <int V>
-  void product(int64_t p, int64_t rows, bool few, int64_t K, const Unit<S>* b, const T* scale,
-               const T* a, int64_t lda, T* c, int64_t ld, bool add) const {
+  void product(int64_t p, int64_t K, const Unit<S>* b, const T* scale, const Operand& a, T* c,
+               int64_t ld, bool add) const {
+    const Unit<S>* const panel = b + p * unit_rows<S>(K) * V * W;
+    const T* const columns = kScaled<S> ? scale + p * V * W : nullptr;
+    const int64_t bytes =
+        count_ * unit_rows<S>(P_size_) * kStateVectors * W * int64_t(sizeof(Unit<S>));
+    const bool far = bytes > kNear;
+    if constexpr (kDigits) {
+      if (in_digits(K)) {
+        return digit_kernels.multiply(
+            a.digits, {a.rows, K, V, panel, columns, c, ld, add ? c : nullptr, ld, far});
+      }
+    }
     panel_product<T, V, Layout::kRows, S>(
-        rows, few,
-        {K, a, lda, b + p * unit_rows<S>(K) * V * W, V * W, c, ld, add ? c : nullptr, ld,
-         kScaled<S> ? scale + p * V * W : nullptr,
-         count_ * unit_rows<S>(P_size_) * kStateVectors * W * int64_t(sizeof(Unit<S>)) > kNear});
+        a.rows, a.few, {K, a.a, a.lda, panel, V * W, c, ld, add ? c : nullptr, ld, columns, far});
+  }
+
+  void project_digits(const LargeProduct<T, S>& p, int64_t begin, int64_t end) const {
+    for (int64_t m = 0; m < p.M; m += kBlockRows) {
+      const int64_t height = std::min(kBlockRows, p.M - m);
+      for (int64_t k = 0; k < I_; k += kBlockDepth) {
+        const int64_t depth = std::min(kBlockDepth, I_ - k);
+        const Digits digits(p.scratch, height, depth);
+        for (int64_t i = 0; i < height; ++i)
+          digit_kernels.make(p.rows[m + i] + k, depth, digits, i);
+        for (int64_t panel = begin; panel < end; ++panel) {
+          T* const c = p.c + m * p.ldc + (panel - begin) * kColumns;
+          digit_kernels.multiply(
+              digits, {height, depth, kInputVectors,
+                       w_ih_ + (panel * unit_rows<S>(I_) + k / kGroup<S>)*kInputVectors * W,
+                       ih_scale_ + panel * kInputVectors * W, c, p.ldc, k > 0 ? c : bias(panel),
+                       k > 0 ? p.ldc : 0, false});
+        }
+      }
+    }
   }
 
   int64_t H_, P_size_, I_, count_, state_count_;

@@ -1,0 +1,119 @@
+// Products of 8-bit weights by dot products of bytes (digits.h) against sums in double, at every
+// height of a tile, every number of vectors and depths that fill no group, on arrays of exactly
+// their size.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "cpu/digits.h"
+
+using namespace seq2seq_ext;
+
+namespace {
+
+int checks = 0, failures = 0;
+
+void expect(bool ok, const char* what, int64_t rows, int64_t K, int vectors, double got,
+            double wanted) {
+  ++checks;
+  if (ok) return;
+  if (++failures <= 20)
+    std::printf("%s, %d rows, K %d, %d vectors: %.9g, expected %.9g\n", what, int(rows), int(K),
+                vectors, got, wanted);
+}
+
+uint32_t state = 1;
+double uniform() {  // [-1, 1)
+  state = state * 1664525 + 1013904223;
+  return int32_t(state) / 2147483648.0;
+}
+
+void check(int64_t rows, int64_t K, int vectors, bool add, bool far, float magnitude) {
+  const int64_t columns = vectors * 16, groups = (K + 3) / 4;
+  std::vector<float> a(rows * K), scale(columns), c(rows * columns, NAN), before(columns);
+  std::vector<int> q(K * columns);
+  std::vector<int32_t> units(groups * columns);
+  for (float& x : a) x = float(uniform() * magnitude);
+  for (float& x : scale) x = float(1.5 + uniform());
+  for (float& x : before) x = float(uniform());
+  for (int64_t k = 0; k < K; ++k) {
+    for (int64_t n = 0; n < columns; ++n) {
+      const int value = int(std::lround(uniform() * 127));
+      q[k * columns + n] = value;
+      units[k / 4 * columns + n] |= int32_t(uint32_t(value + 128) << (8 * (k % 4)));
+    }
+  }
+  const std::unique_ptr<void, decltype(&std::free)> memory(
+      std::aligned_alloc(64, size_t(Digits::size(rows, K))), &std::free);
+  const Digits digits(memory.get(), rows, K);
+  for (int64_t m = 0; m < rows; ++m) digit_kernels.make(a.data() + m * K, K, digits, m);
+  digit_kernels.multiply(digits, {rows, K, vectors, units.data(), scale.data(), c.data(), columns,
+                                  add ? before.data() : nullptr, 0, far});
+  for (int64_t m = 0; m < rows; ++m) {
+    double largest = 0;
+    for (int64_t k = 0; k < K; ++k) largest = std::max(largest, std::fabs(double(a[m * K + k])));
+    for (int64_t n = 0; n < columns; ++n) {
+      double wanted = 0, weight = 0;
+      for (int64_t k = 0; k < K; ++k) {
+        wanted += double(a[m * K + k]) * q[k * columns + n];
+        weight += std::abs(q[k * columns + n]);
+      }
+      const double factor = scale[n] / 256.0, first = add ? before[n] : 0;
+      wanted = first + factor * wanted;
+      // Half an integer for each a, and the roundings of the last three operations in float.
+      const double bound =
+          factor * weight * largest * (0.51 / 32639 + 3e-7) + 1e-6 * std::fabs(first);
+      const double got = c[m * columns + n];
+      expect(std::fabs(got - wanted) <= bound, "product", rows, K, vectors, got, wanted);
+    }
+  }
+}
+
+// What is zero, too small, or not finite, in the second of three rows.
+void check_special(float special, double wanted) {
+  constexpr int64_t kRows = 3, kK = 21;
+  std::vector<float> a(kRows * kK, 0.5f), scale(16, 256.0f), c(kRows * 16, NAN);
+  for (int64_t k = 0; k < kK; ++k) a[kK + k] = k == 20 || special == 0 ? special : 0.0f;
+  std::vector<int32_t> units((kK + 3) / 4 * 16, int32_t(0x81818181u));  // q = 1
+  const std::unique_ptr<void, decltype(&std::free)> memory(
+      std::aligned_alloc(64, size_t(Digits::size(kRows, kK))), &std::free);
+  const Digits digits(memory.get(), kRows, kK);
+  for (int64_t m = 0; m < kRows; ++m) digit_kernels.make(a.data() + m * kK, kK, digits, m);
+  digit_kernels.multiply(
+      digits, {kRows, kK, 1, units.data(), scale.data(), c.data(), 16, nullptr, 0, false});
+  for (int64_t n = 0; n < 16; ++n) {
+    const double got = c[16 + n];
+    expect(
+        std::isnan(wanted) ? std::isnan(got) : std::fabs(got - wanted) <= 1e-5 * std::fabs(wanted),
+        "special", kRows, kK, 1, got, wanted);
+    for (int64_t m : {0, 2})
+      expect(std::fabs(c[m * 16 + n] - 10.5) < 1e-4, "its neighbours", kRows, kK, 1, c[m * 16 + n],
+             10.5);
+  }
+}
+
+}  // namespace
+
+int main() {
+  if (!digit_kernels) {
+    std::printf("this CPU has no AVX-512 VNNI: nothing to test\n");
+    return 0;
+  }
+  for (int64_t rows = 1; rows <= 17; ++rows)
+    for (int64_t K : {1, 3, 4, 16, 63, 64, 65, 250})
+      for (int vectors = 1; vectors <= 4; ++vectors)
+        check(rows, K, vectors, rows % 2 == 0, K % 2 == 0, rows % 3 == 0 ? 1e6f : 1.0f);
+  check(1, Digits::kMostK, 1, false, false, 1.0f);
+  check(2, 1000, 4, true, true, 1e-20f);
+  check_special(0.0f, 0);
+  check_special(1e-40f, 0);
+  check_special(-3e38f, -3e38);
+  check_special(std::numeric_limits<float>::infinity(), NAN);
+  check_special(std::numeric_limits<float>::quiet_NaN(), NAN);
+  std::printf("%d checks, %d failures\n", checks, failures);
+  return failures != 0;
+}
