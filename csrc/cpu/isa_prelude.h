@@ -10,6 +10,6 @@
 #include <type_traits>
 #include <utility>
 
-#include "digits.h"
 #include "dispatch.h"
+#include "int8_product.h"
 #include "kernels.h"

@@ -11,8 +11,8 @@ class Panels {
   static constexpr int kInputVectors = P_::kInputSlots * P_::kUnitVectors;
   static constexpr int kStateVectors = P_::kStateSlots * P_::kUnitVectors;
   static constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
-  // Whether bytes may be multiplied as bytes: see digits.h, where the CPU has what that takes.
-  static constexpr bool kDigits = std::is_same_v<S, Int8> && ISA_VECTOR_BYTES == 64;
+  // Whether products may be those of int8_product.h, where the CPU has what they take.
+  static constexpr bool kInt8 = std::is_same_v<S, Int8>;
   static constexpr int64_t kNear = int64_t{3} << 19;  // recurrent weights that caches keep at hand
 
   // Takes memory for an input of I features.
@@ -86,12 +86,15 @@ class Panels {
 
   const T* bias(int64_t p) const { return bias_ + p * kColumns; }
 
-  static bool in_digits(int64_t K) { return kDigits && digit_kernels && K <= Digits::kMostK; }
+  // Whether products of depth K are formed in integers.
+  static bool in_integers(int64_t K) {
+    return kInt8 && K <= Int16Rows::kMostK && int8_kernels(ISA_VECTOR_BYTES);
+  }
 
   // Scratch, in elements, of a member whose recurrent products have at most so many rows.
   int64_t scratch_size(int64_t rows) const {
     const int64_t K = std::max(P_size_, H_);
-    const int64_t state = in_digits(K) ? Digits::size(rows, K) / int64_t(sizeof(T)) : 0;
+    const int64_t state = in_integers(K) ? Int16Rows::size(rows, K) / int64_t(sizeof(T)) : 0;
     return std::max(large_product_scratch<T>(), state);
   }
 
@@ -101,23 +104,21 @@ class Panels {
     bool few;  // whether the call has at most kFewTileRows rows
     const T* a;
     int64_t lda;
-    Digits digits;  // the same, where it is multiplied as bytes
+    Int16Rows integers;  // the same, where the product is formed in integers
   };
   Operand operand(int64_t rows, bool few, const T* a, int64_t lda, int64_t K, T* scratch) const {
-    Operand operand{rows, few, a, lda, Digits(scratch, rows, K)};
-    if constexpr (kDigits) {
-      for (int64_t m = 0; m < rows && in_digits(K); ++m)
-        digit_kernels.make(a + m * lda, K, operand.digits, m);
-    }
+    Operand operand{rows, few, a, lda, Int16Rows(scratch, rows, K)};
+    if (in_integers(K))
+      round_rows(rows, [&](int64_t m) { return a + m * lda; }, operand.integers, K);
     return operand;
   }
 
   // C (M x panels [begin, end)) = bias + the input's part of the gates.
   void project(LargeProduct<T, S> product, int64_t begin, int64_t end) const {
     const int64_t panel = unit_rows<S>(I_) * kInputVectors * W;
-    if constexpr (kDigits) {
-      if (in_digits(kBlockDepth) && product.factors == nullptr)
-        return project_digits(product, begin, end);
+    if constexpr (kInt8) {
+      if (in_integers(kBlockDepth) && product.factors == nullptr)
+        return project_integers(product, begin, end);
     }
     product.K = I_;
     product.panels = end - begin;
@@ -159,31 +160,39 @@ class Panels {
     const int64_t bytes =
         count_ * unit_rows<S>(P_size_) * kStateVectors * W * int64_t(sizeof(Unit<S>));
     const bool far = bytes > kNear;
-    if constexpr (kDigits) {
-      if (in_digits(K)) {
-        return digit_kernels.multiply(
-            a.digits, {a.rows, K, V, panel, columns, c, ld, add ? c : nullptr, ld, far});
+    if constexpr (kInt8) {
+      if (in_integers(K)) {
+        return int8_kernels(ISA_VECTOR_BYTES)
+            .multiply(a.integers,
+                      {a.rows, K, V, panel, columns, c, ld, add ? c : nullptr, ld, far});
       }
     }
     panel_product<T, V, Layout::kRows, S>(
         a.rows, a.few, {K, a.a, a.lda, panel, V * W, c, ld, add ? c : nullptr, ld, columns, far});
   }
 
-  void project_digits(const LargeProduct<T, S>& p, int64_t begin, int64_t end) const {
+  template <typename Row>
+  static void round_rows(int64_t rows, const Row& row, const Int16Rows& integers, int64_t K) {
+    if constexpr (kInt8) {
+      const Int8Kernels& kernels = int8_kernels(ISA_VECTOR_BYTES);
+      for (int64_t m = 0; m < rows; ++m) kernels.round(row(m), K, integers, m);
+    }
+  }
+
+  void project_integers(const LargeProduct<T, S>& p, int64_t begin, int64_t end) const {
+    const Int8Kernels& kernels = int8_kernels(ISA_VECTOR_BYTES);
     for (int64_t m = 0; m < p.M; m += kBlockRows) {
       const int64_t height = std::min(kBlockRows, p.M - m);
       for (int64_t k = 0; k < I_; k += kBlockDepth) {
         const int64_t depth = std::min(kBlockDepth, I_ - k);
-        const Digits digits(p.scratch, height, depth);
-        for (int64_t i = 0; i < height; ++i)
-          digit_kernels.make(p.rows[m + i] + k, depth, digits, i);
+        const Int16Rows integers(p.scratch, height, depth);
+        round_rows(height, [&](int64_t i) { return p.rows[m + i] + k; }, integers, depth);
         for (int64_t panel = begin; panel < end; ++panel) {
           T* const c = p.c + m * p.ldc + (panel - begin) * kColumns;
-          digit_kernels.multiply(
-              digits, {height, depth, kInputVectors,
-                       w_ih_ + (panel * unit_rows<S>(I_) + k / kGroup<S>)*kInputVectors * W,
-                       ih_scale_ + panel * kInputVectors * W, c, p.ldc, k > 0 ? c : bias(panel),
-                       k > 0 ? p.ldc : 0, false});
+          const int64_t at = panel * unit_rows<S>(I_) + k / kGroup<S>;
+          kernels.multiply(integers, {height, depth, kInputVectors, w_ih_ + at * kInputVectors * W,
+                                      ih_scale_ + panel * kInputVectors * W, c, p.ldc,
+                                      k > 0 ? c : bias(panel), k > 0 ? p.ldc : 0, false});
         }
       }
     }

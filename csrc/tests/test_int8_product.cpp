@@ -1,4 +1,4 @@
-// Products of 8-bit weights by dot products of bytes (digits.h) against sums in double, at every
+// Products of 8-bit weights in integers (int8_product.h) against sums in double, at every
 // height of a tile, every number of vectors and depths that fill no group, on arrays of exactly
 // their size.
 #include <cmath>
@@ -9,7 +9,7 @@
 #include <memory>
 #include <vector>
 
-#include "cpu/digits.h"
+#include "cpu/int8_product.h"
 
 using namespace seq2seq_ext;
 
@@ -32,8 +32,10 @@ double uniform() {  // [-1, 1)
   return int32_t(state) / 2147483648.0;
 }
 
-void check(int64_t rows, int64_t K, int vectors, bool add, bool far, float magnitude) {
-  const int64_t columns = vectors * 16, groups = (K + 3) / 4;
+void check(int vector_bytes, int64_t rows, int64_t K, int vectors, bool add, bool far,
+           float magnitude) {
+  const Int8Kernels& kernels = int8_kernels(vector_bytes);
+  const int64_t columns = vectors * vector_bytes / 4, groups = (K + 3) / 4;
   std::vector<float> a(rows * K), scale(columns), c(rows * columns, NAN), before(columns);
   std::vector<int> q(K * columns);
   std::vector<int32_t> units(groups * columns);
@@ -48,11 +50,11 @@ void check(int64_t rows, int64_t K, int vectors, bool add, bool far, float magni
     }
   }
   const std::unique_ptr<void, decltype(&std::free)> memory(
-      std::aligned_alloc(64, size_t(Digits::size(rows, K))), &std::free);
-  const Digits digits(memory.get(), rows, K);
-  for (int64_t m = 0; m < rows; ++m) digit_kernels.make(a.data() + m * K, K, digits, m);
-  digit_kernels.multiply(digits, {rows, K, vectors, units.data(), scale.data(), c.data(), columns,
-                                  add ? before.data() : nullptr, 0, far});
+      std::aligned_alloc(64, size_t(Int16Rows::size(rows, K))), &std::free);
+  const Int16Rows integers(memory.get(), rows, K);
+  for (int64_t m = 0; m < rows; ++m) kernels.round(a.data() + m * K, K, integers, m);
+  kernels.multiply(integers, {rows, K, vectors, units.data(), scale.data(), c.data(), columns,
+                              add ? before.data() : nullptr, 0, far});
   for (int64_t m = 0; m < rows; ++m) {
     double largest = 0;
     for (int64_t k = 0; k < K; ++k) largest = std::max(largest, std::fabs(double(a[m * K + k])));
@@ -74,46 +76,50 @@ void check(int64_t rows, int64_t K, int vectors, bool add, bool far, float magni
 }
 
 // What is zero, too small, or not finite, in the second of three rows.
-void check_special(float special, double wanted) {
+void check_special(int vector_bytes, float special, double wanted) {
+  const Int8Kernels& kernels = int8_kernels(vector_bytes);
+  const int64_t columns = vector_bytes / 4;
   constexpr int64_t kRows = 3, kK = 21;
-  std::vector<float> a(kRows * kK, 0.5f), scale(16, 256.0f), c(kRows * 16, NAN);
+  std::vector<float> a(kRows * kK, 0.5f), scale(columns, 256.0f), c(kRows * columns, NAN);
   for (int64_t k = 0; k < kK; ++k) a[kK + k] = k == 20 || special == 0 ? special : 0.0f;
-  std::vector<int32_t> units((kK + 3) / 4 * 16, int32_t(0x81818181u));  // q = 1
+  std::vector<int32_t> units((kK + 3) / 4 * columns, int32_t(0x81818181u));  // q = 1
   const std::unique_ptr<void, decltype(&std::free)> memory(
-      std::aligned_alloc(64, size_t(Digits::size(kRows, kK))), &std::free);
-  const Digits digits(memory.get(), kRows, kK);
-  for (int64_t m = 0; m < kRows; ++m) digit_kernels.make(a.data() + m * kK, kK, digits, m);
-  digit_kernels.multiply(
-      digits, {kRows, kK, 1, units.data(), scale.data(), c.data(), 16, nullptr, 0, false});
-  for (int64_t n = 0; n < 16; ++n) {
-    const double got = c[16 + n];
+      std::aligned_alloc(64, size_t(Int16Rows::size(kRows, kK))), &std::free);
+  const Int16Rows integers(memory.get(), kRows, kK);
+  for (int64_t m = 0; m < kRows; ++m) kernels.round(a.data() + m * kK, kK, integers, m);
+  kernels.multiply(
+      integers, {kRows, kK, 1, units.data(), scale.data(), c.data(), columns, nullptr, 0, false});
+  for (int64_t n = 0; n < columns; ++n) {
+    const double got = c[columns + n];
     expect(
         std::isnan(wanted) ? std::isnan(got) : std::fabs(got - wanted) <= 1e-5 * std::fabs(wanted),
         "special", kRows, kK, 1, got, wanted);
     for (int64_t m : {0, 2})
-      expect(std::fabs(c[m * 16 + n] - 10.5) < 1e-4, "its neighbours", kRows, kK, 1, c[m * 16 + n],
-             10.5);
+      expect(std::fabs(c[m * columns + n] - 10.5) < 1e-4, "its neighbours", kRows, kK, 1,
+             c[m * columns + n], 10.5);
   }
 }
 
 }  // namespace
 
 int main() {
-  if (!digit_kernels) {
-    std::printf("this CPU has no AVX-512 VNNI: nothing to test\n");
-    return 0;
+  for (const int bytes : {32, 64}) {
+    if (!int8_kernels(bytes)) {
+      std::printf("this CPU has no such instructions for vectors of %d bytes\n", bytes);
+      continue;
+    }
+    for (int64_t rows = 1; rows <= 17; ++rows)
+      for (int64_t K : {1, 3, 4, 16, 63, 64, 65, 250, 256, 257, 700})
+        for (int vectors = 1; vectors <= 4; ++vectors)
+          check(bytes, rows, K, vectors, rows % 2 == 0, K % 2 == 0, rows % 3 == 0 ? 1e6f : 1.0f);
+    check(bytes, 1, Int16Rows::kMostK, 1, false, false, 1.0f);
+    check(bytes, 2, 1000, 4, true, true, 1e-20f);
+    check_special(bytes, 0.0f, 0);
+    check_special(bytes, 1e-40f, 0);
+    check_special(bytes, -3e38f, -3e38);
+    check_special(bytes, std::numeric_limits<float>::infinity(), NAN);
+    check_special(bytes, std::numeric_limits<float>::quiet_NaN(), NAN);
   }
-  for (int64_t rows = 1; rows <= 17; ++rows)
-    for (int64_t K : {1, 3, 4, 16, 63, 64, 65, 250})
-      for (int vectors = 1; vectors <= 4; ++vectors)
-        check(rows, K, vectors, rows % 2 == 0, K % 2 == 0, rows % 3 == 0 ? 1e6f : 1.0f);
-  check(1, Digits::kMostK, 1, false, false, 1.0f);
-  check(2, 1000, 4, true, true, 1e-20f);
-  check_special(0.0f, 0);
-  check_special(1e-40f, 0);
-  check_special(-3e38f, -3e38);
-  check_special(std::numeric_limits<float>::infinity(), NAN);
-  check_special(std::numeric_limits<float>::quiet_NaN(), NAN);
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures != 0;
 }
