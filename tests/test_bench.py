@@ -32,7 +32,14 @@ from seq2seq_ext.benchmark.shapes import SHAPE_SETS, Case, Shape, cases
 from seq2seq_ext.benchmark.tables import as_markdown, comparison_as_markdown
 from seq2seq_ext.benchmark.targets import targets
 from seq2seq_ext.benchmark.timing import Timing, take_turns
-from seq2seq_ext.benchmark.workloads import OURS, TORCH, Contestant, WrongResultError, check
+from seq2seq_ext.benchmark.workloads import (
+    OURS,
+    PREPACKED,
+    TORCH,
+    Contestant,
+    WrongResultError,
+    check,
+)
 from seq2seq_ext.cli import main
 
 
@@ -318,6 +325,7 @@ def test_all_contestants_agree_with_torch(cell, work, kind):
     assert OURS in names
     runtimes = work == "inference" and kind != "resets"
     assert set(peers.RUNTIMES) & set(names) == (set(peers.RUNTIMES) if runtimes else set())
+    assert (PREPACKED in names) == (work == "inference" and kind in ("dense", "odd"))
 
 
 @needs_peers
@@ -354,28 +362,15 @@ def test_wrong_results_are_found(wrong, message):
         check([right, dataclasses.replace(right, name="liar", results=wrong)], "here")
 
 
-def test_prepacked_contestants_follow_prepack(monkeypatch):
-    """Our own weights rounded by hand stand for those that a build may not pack yet."""
-    asked = []
-
-    def rounded(model, dtype=None):
-        asked.append(dtype)
-        for parameter in model.parameters():
-            parameter.data = parameter.data.bfloat16().float() if dtype else parameter.data
-        return model
-
-    monkeypatch.setattr("seq2seq_ext.prepack", rounded, raising=False)
+def test_prepacked_contestants():
     case = tiny("prepack", "GRU", "inference")
     entrants = workloads.contestants(case, [])
     check(entrants, case)
-    assert asked == [None, torch.bfloat16, torch.int8]
-    assert [entrant.name for entrant in entrants] == [
-        TORCH,
-        OURS,
-        f"{OURS} float32",
-        f"{OURS} bfloat16",
-        f"{OURS} int8",
-    ]
+    names = [entrant.name for entrant in entrants]
+    assert names == [TORCH, OURS, PREPACKED, f"{OURS} bfloat16", f"{OURS} int8"]
+    _, plain, *packed = [workloads.tensors(entrant.call())[0] for entrant in entrants]
+    # Only narrow types change a bit.
+    assert [torch.equal(y, plain) for y in packed] == [True, False, False]
 
 
 def test_a_row_holds_ours_first_and_the_peers_asked_for():
@@ -401,6 +396,41 @@ def test_row_arithmetic():
     assert results.limit_seconds(case) == pytest.approx(flop / 400e9)
     single = case_of(hidden_size=512, batch_size=1)
     assert results.limit_seconds(single) == pytest.approx(50 * (4 << 20) / 200e9)
+
+
+def test_speedups_over_runtimes_are_of_the_prepacked_layer():
+    times = {"ours": 0.013, "ours__prepacked": 0.008}
+    times |= {"torch": 0.026, "onnxruntime": 0.012, "openvino": 0.006}
+    row = row_of(case_of(), **times)
+    speedups = {name: row.speedup(name) for name in row.others}
+    assert speedups == {
+        PREPACKED: pytest.approx(8 / 13),
+        TORCH: pytest.approx(2.0),
+        "onnxruntime": pytest.approx(1.5),
+        "openvino": pytest.approx(0.75),
+    }
+    assert row.median_speedup("onnxruntime") == pytest.approx(1.5)
+    assert results_of(row).as_json()["rows"][0]["speedup"] == speedups
+    text = as_markdown(results_of(row))
+    header, _, line = text[text.rindex("| shape ") :].splitlines()[:3]
+    columns = [column.strip() for column in header.split("|")]
+    assert [name for name in columns if "speed-up" in name] == [
+        "speed-up",
+        "prepacked: speed-up",
+        "prepacked: speed-up",
+    ]
+    # Lost is what is lost so.
+    assert [cell.strip() for cell in line.split("|")][-11:-1:3] == [
+        "0.62x",
+        "2.00x",
+        "1.50x",
+        "0.75x!",
+    ]
+    assert re.search(r"plain +\| torch +\| +2.00x", text)
+    assert re.search(r"prepacked \| openvino +\| +0.75x", text)
+    # Without that contestant, as in earlier files, everyone is compared with the plain layer.
+    del times["ours__prepacked"]
+    assert row_of(case_of(), **times).speedup("openvino") == pytest.approx(6 / 13)
 
 
 def test_rows_that_others_disturbed_are_marked():
@@ -511,7 +541,8 @@ def test_targets_of_lengths_and_resets_and_types():
     assert found["LSTM inference, resets, 2 threads, geometric mean over torch"][2]
 
     packed = case_of(kind="prepack", batch_size=1, hidden_size=512)
-    found = judged(row_of(packed, ours=2.0, ours__float32=1.0, ours__int8=0.4, ours__bfloat16=0.7))
+    times = {"ours__prepacked": 1.0, "ours__int8": 0.4, "ours__bfloat16": 0.7}
+    found = judged(row_of(packed, ours=2.0, **times))
     assert found["LSTM H 512 B 1 T 50, int8 over float32, 2 threads"] == (">= 2.00x", "2.50x", True)
     assert not found["LSTM H 512 B 1 T 50, bfloat16 over float32, 2 threads"][2]
 
@@ -604,6 +635,29 @@ def test_on_another_machine_ratios_to_the_peers_count():
     assert (without_peers.changes, without_peers.left_out) == ([], 1)
 
 
+@pytest.mark.parametrize("machine", [MACHINE, MACHINE | {"processor": "Napier's bones"}])
+def test_files_from_before_the_prepacked_layer_go_on_being_compared(machine):
+    peers = {"torch": 2.0, "onnxruntime": 1.0}
+    before = results_of(
+        row_of(case_of(), ours=1.0, **peers),
+        row_of(case_of(kind="prepack"), ours=1.0, ours__float32=0.5, ours__int8=0.25, **peers),
+    )
+    old = Results.from_json(json.loads(json.dumps(before.as_json())))
+    new = results_of(
+        row_of(case_of(), ours=1.0, ours__prepacked=0.8, **peers),
+        row_of(case_of(kind="prepack"), ours=1.0, ours__prepacked=1.0, ours__int8=0.25, **peers),
+        machine=machine,
+    )
+    comparison = compare(old, new)
+    assert comparison.left_out == 0
+    assert [(change.name, change.best) for change in comparison.changes] == [
+        (OURS, pytest.approx(1.0)),
+        (OURS, pytest.approx(1.0)),
+        (PREPACKED, pytest.approx(2.0)),
+        (f"{OURS} int8", pytest.approx(1.0)),
+    ]
+
+
 def test_rows_that_one_run_lacks_are_counted():
     comparison = compare(results_of(), results_of(noisy(1.0, 0.0)))
     assert (comparison.changes, comparison.left_out) == ([], 1)
@@ -637,7 +691,7 @@ def cpu_ticks(pid):
 
 def test_busy_row():
     row = busy.measure_busy(tiny("dense", "RNN", "inference"), peer_names=[TORCH], repeats=1)
-    assert list(row.alone) == list(row.busy) == [OURS, TORCH]
+    assert list(row.alone) == list(row.busy) == [OURS, PREPACKED, TORCH]
     assert row.slowdown(OURS) > 0
 
 

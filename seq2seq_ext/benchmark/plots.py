@@ -11,15 +11,21 @@ from seq2seq_ext.benchmark.limits import Limits
 from seq2seq_ext.benchmark.results import Results, Row, Sweep
 from seq2seq_ext.benchmark.scaling import FULL_BATCH, flop_exponent, time_exponent, value_of
 from seq2seq_ext.benchmark.shapes import CELLS, TRAINING, WORKS, threads_text
-from seq2seq_ext.benchmark.workloads import OURS, TORCH
+from seq2seq_ext.benchmark.workloads import OURS, PREPACKED, TORCH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Colours that the colour-blind can tell apart too (Okabe and Ito, 2008).
-_COLOURS = {OURS: "#D55E00", TORCH: "#0072B2", "onnxruntime": "#009E73", "openvino": "#CC79A7"}
-_OTHER_COLOURS = ("#56B4E9", "#E69F00", "#999999", "#F0E442")
+_COLOURS = {
+    OURS: "#D55E00",
+    PREPACKED: "#E69F00",
+    TORCH: "#0072B2",
+    "onnxruntime": "#009E73",
+    "openvino": "#CC79A7",
+}
+_OTHER_COLOURS = ("#56B4E9", "#999999", "#F0E442")
 _MARKERS = {"LSTM": "o", "GRU": "s", "RNN": "^"}
 
 
@@ -192,7 +198,8 @@ def _speedups(axes: Axes, rows: Sequence[Row], title: str) -> None:
             width,
             bottom=1.0,
             color=_COLOURS.get(name) or next(others),
-            label=f"{name}, mean {geometric_mean(speedups):.2f}x",
+            label=f"{name}, mean {geometric_mean(speedups):.2f}x"
+            + ", prepacked" * (rows[0].counterpart(name) == PREPACKED),
             zorder=2,
         )
     axes.axhline(1.0, color="black", lw=1.0, zorder=3)
@@ -246,4 +253,4 @@ def _sweep(axes: Axes, sweep: Sweep) -> None:
 
 
 def _label(name: str) -> str:
-    return "ours" if name == OURS else name
+    return name.replace(OURS, "ours")

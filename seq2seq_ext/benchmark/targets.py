@@ -14,7 +14,7 @@ from typing import NamedTuple
 from seq2seq_ext.benchmark.results import Results, Row
 from seq2seq_ext.benchmark.scaling import FULL_BATCH, time_exponent, value_of
 from seq2seq_ext.benchmark.shapes import INFERENCE, TRAINING, threads_text
-from seq2seq_ext.benchmark.workloads import OURS, TORCH
+from seq2seq_ext.benchmark.workloads import OURS, PREPACKED, TORCH
 
 ONNXRUNTIME = "onnxruntime"
 # No row may come closer to a peer than this.
@@ -130,11 +130,10 @@ def _near_the_peak(results: Results, rows: Sequence[Row], ending: str) -> Iterat
 
 
 def _small_types(rows: Sequence[Row], ending: str) -> Iterator[Target]:
-    float32 = f"{OURS} float32"
     for row in rows:
         for name, least in _SPEEDUPS_SMALL_TYPES.items():
-            if row.case.kind == "prepack" and {name, float32} <= row.times.keys():
-                speedup = row.times[float32].best / row.times[name].best
+            if row.case.kind == "prepack" and {name, PREPACKED} <= row.times.keys():
+                speedup = row.times[PREPACKED].best / row.times[name].best
                 what = f"{row.case.cell} {row.case.shape}, {_short(name)} over float32, {ending}"
                 yield _at_least(what, least, speedup)
 
@@ -219,7 +218,7 @@ def _mean_speedup(rows: Sequence[Row], peer: str, least: float, what: str) -> It
     speedups = [row.speedup(peer) for row in rows if peer in row.times]
     if speedups:
         mean = geometric_mean(speedups)
-        what = f"{what}, geometric mean over {peer}"
+        what = f"{what}, geometric mean {_over(rows, peer)}"
         yield _at_least(what, least, mean, f" of {len(speedups)} rows")
 
 
@@ -228,11 +227,16 @@ def _lowest_speedup(rows: Sequence[Row], peer: str, what: str) -> Iterator[Targe
     if measured:
         lowest = min(measured, key=lambda row: row.speedup(peer))
         yield _at_least(
-            f"{what}, lowest over {peer}",
+            f"{what}, lowest {_over(measured, peer)}",
             _LEAST_SPEEDUP,
             lowest.speedup(peer),
             f" at {lowest.case.shape}",
         )
+
+
+def _over(rows: Sequence[Row], peer: str) -> str:
+    prepacked = any(row.counterpart(peer) == PREPACKED for row in rows)
+    return "of prepacked " * prepacked + f"over {peer}"
 
 
 def _at_least(what: str, least: float, found: float, where: str = "") -> Target:
