@@ -15,8 +15,9 @@ import time
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from seq2seq_ext import _C
+from seq2seq_ext import _C, reference
 from seq2seq_ext.benchmark import busy, limits, measuring, peers, shapes, timing, workloads
 from seq2seq_ext.benchmark.comparison import compare
 from seq2seq_ext.benchmark.limits import Limits
@@ -222,23 +223,33 @@ def test_buffers_lie_within_their_level_and_beyond_the_one_below():
 def test_least_time_is_that_of_the_slower_of_operations_and_weights():
     # 512 KiB a thread: second level, 1 MiB x 50 sweeps at 500 GB/s.
     weights = {"weight_bytes": 1 << 20, "sweeps": 50}
-    moving = 50 * (1 << 20) / 500e9
-    assert LIMITS.seconds(flop=1e6, training=False, **weights) == pytest.approx(moving)
-    assert LIMITS.seconds(flop=1e6, training=True, **weights) == pytest.approx(2 * moving)
-    # Many operations: 400 GFLOP/s, forward once and backward twice.
-    assert LIMITS.seconds(flop=1e9, training=False, **weights) == pytest.approx(1 / 400)
-    assert LIMITS.seconds(flop=1e9, training=True, **weights) == pytest.approx(3 / 400)
-    # In between, each half has its own limit.
-    flop = 0.75 * moving * 400e9
-    assert LIMITS.seconds(flop=flop, training=True, **weights) == pytest.approx(2.5 * moving)
+    moving = 50 * ((1 << 20) - 2 * (48 << 10)) / 500e9
+    assert LIMITS.seconds(flop=1e6, **weights) == pytest.approx(moving)
+    assert LIMITS.seconds(flop=1e9, **weights) == pytest.approx(1 / 400)
+    unknown = dataclasses.replace(LIMITS, bandwidth={}, capacity={})
+    assert unknown.seconds(flop=1e6, **weights) == pytest.approx(1e6 / 400e9)
 
 
 @pytest.mark.parametrize(
-    ("share", "level"),
-    [(1, "L1"), (48 << 10, "L1"), (49 << 10, "L2"), (2 << 20, "L3"), (17 << 20, "memory")],
+    ("share", "beyond", "rate"),
+    [
+        (16 << 10, 0, 800e9),
+        # All of it comes through the first level, and little through the second.
+        (49 << 10, 0, 800e9),
+        (1 << 20, 48 << 10, 500e9),
+        # A little more than the caches hold, then much.
+        (1200 << 10, 48 << 10, 500e9),
+        (3 << 20, (1 << 20) + (48 << 10), 200e9),
+        (40 << 20, (17 << 20) + (48 << 10), 50e9),
+    ],
 )
-def test_weights_lie_in_the_smallest_level_that_holds_them(share, level):
-    assert LIMITS.level(share) == level
+def test_a_level_brings_what_those_below_do_not_hold(share, beyond, rate):
+    assert LIMITS.sweep_seconds(2 * share) == pytest.approx(2 * (share - beyond) / rate)
+
+
+def test_more_weights_never_take_less_time():
+    seconds = [LIMITS.sweep_seconds(size) for size in range(0, 64 << 20, 8 << 10)]
+    assert seconds == sorted(seconds)
 
 
 def test_better_limits():
@@ -252,17 +263,44 @@ def test_better_limits():
 # shapes
 
 
+def operations_of(case):
+    """Those of the matrix products that plain torch computes for a case."""
+    s = case.shape
+    layer = workloads.layer_of(case)
+    x = torch.randn(s.time_steps, s.batch_size, s.input_size, requires_grad=case.training)
+    rows = s.num_layers * s.num_directions
+    h_0, c_0 = torch.zeros(2, rows, s.batch_size, s.hidden_size)
+    cell = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn_tanh"}[case.cell]
+    options = {"cell": cell, "num_layers": s.num_layers, "bidirectional": s.num_directions == 2}
+    weights = [weight.requires_grad_(case.training) for weight in layer.parameters()]
+    with FlopCounterMode(display=False) as counter:
+        y, _, _ = reference.rnn(x, h_0, c_0 if cell == "lstm" else None, weights, **options)
+        if case.training:
+            torch.autograd.grad(y.sum(), [x, *weights])
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("work", shapes.WORKS)
 @pytest.mark.parametrize("cell", shapes.CELLS)
-@pytest.mark.parametrize("name", ["standard", "odd"])
-def test_operations_are_two_for_each_weight_and_step(cell, name):
-    for case in cases([name], cells=[cell], threads=[1]):
+def test_operations_are_those_of_plain_torch(cell, work):
+    cases_ = cases(["quick", "odd", "step"], cells=[cell], works=[work], threads=[1])
+    for case in cases_:
+        T = min(case.shape.time_steps, 3)
+        case = dataclasses.replace(case, shape=dataclasses.replace(case.shape, time_steps=T))
+        assert case.flop == operations_of(case)
+
+
+@pytest.mark.parametrize("cell", shapes.CELLS)
+def test_recurrent_weights_are_needed_in_every_step(cell):
+    for case in cases(["odd", "step"], cells=[cell], threads=[1]):
         layer = workloads.layer_of(case)
-        weights = sum(p.numel() for n, p in layer.named_parameters() if n.startswith("weight"))
-        steps = case.shape.time_steps * case.shape.batch_size
-        assert case.forward_flop == 2 * weights * steps
-        assert case.flop == case.forward_flop * (3 if case.work == "training" else 1)
         recurrent = sum(p.numel() for n, p in layer.named_parameters() if "weight_hh" in n)
-        assert case.recurrent_bytes * case.sweeps == 4 * recurrent * case.shape.time_steps
+        T = case.shape.time_steps
+        # Backward has no use for those of the first step.
+        steps = [T, T - 1] if case.training else [T]
+        assert [p.sweeps * case.recurrent_weights for p in case.passes] == [
+            recurrent * each for each in steps
+        ]
 
 
 def test_only_real_steps_are_counted():
@@ -392,10 +430,35 @@ def test_row_arithmetic():
     assert row.speedup(TORCH) == pytest.approx(1.5)
     assert row.rate == pytest.approx(flop / 0.02)
     assert results.share_of_peak(row) == pytest.approx(flop / 0.02 / 400e9)
-    # 4 MiB of weights, 2 MiB a thread: third level; the operations take longer.
     assert results.limit_seconds(case) == pytest.approx(flop / 400e9)
-    single = case_of(hidden_size=512, batch_size=1)
-    assert results.limit_seconds(single) == pytest.approx(50 * (4 << 20) / 200e9)
+    # Of one sequence the weights count: 8 MiB a thread, of which two caches hold some.
+    single = case_of(hidden_size=1024, batch_size=1)
+    sweep = 2 * ((7 << 20) - (48 << 10)) / 200e9
+    assert results.limit_seconds(single) == pytest.approx(50 * sweep)
+
+
+@pytest.mark.parametrize("cell", shapes.CELLS)
+def test_limits_of_training_add_backward_and_those_of_stacks_their_layers(cell):
+    sizes = {"hidden_size": 4096, "batch_size": 1, "time_steps": 30}
+    limit = results_of().limit_seconds
+    forward = limit(case_of(cell=cell, **sizes))
+    assert forward > 2 * case_of(cell=cell, **sizes).flop / LIMITS.peak
+    training = limit(case_of(cell=cell, work="training", **sizes))
+    assert training == pytest.approx(forward * (30 + 29) / 30)
+    stack = case_of(cell=cell, num_layers=3, num_directions=2, **sizes)
+    assert limit(stack) == pytest.approx(6 * forward)
+    # Where operations count, backward does twice as many, but for those of the first state.
+    sizes |= {"batch_size": 512}
+    forward = limit(case_of(cell=cell, **sizes))
+    training = limit(case_of(cell=cell, work="training", **sizes))
+    assert training == pytest.approx(forward * (3 - 1 / 60))
+
+
+def test_limits_of_narrow_weights_are_of_fewer_bytes():
+    case = case_of(hidden_size=4096, input_size=1, batch_size=1)
+    for dtype, weight_bytes in ((torch.float32, 4), (torch.bfloat16, 2), (torch.int8, 1)):
+        sweep = LIMITS.sweep_seconds(weight_bytes * 4 * 4096**2)
+        assert results_of().limit_seconds(case, dtype) == pytest.approx(50 * sweep)
 
 
 def test_speedups_over_runtimes_are_of_the_prepacked_layer():

@@ -119,8 +119,7 @@ def _roofline(axes: Axes, limits: Limits, rows: Sequence[Row], work: str) -> Non
     def intensity(row: Row) -> float:
         case = row.case
         apart = widths.index(case.shape.hidden_size) - (len(widths) - 1) / 2
-        passes = 2 if case.training else 1  # backward reads them once more
-        moved = passes * case.sweeps * case.recurrent_bytes
+        moved = 4 * case.recurrent_weights * sum(each.sweeps for each in case.passes)
         return float(case.flop / moved * 1.12**apart)
 
     places = [intensity(row) for row in rows]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from seq2seq_ext.benchmark import peers
 from seq2seq_ext.benchmark.limits import Limits
 from seq2seq_ext.benchmark.shapes import Case, Shape
@@ -134,13 +136,13 @@ class Results:
         swept = [row for sweep in self.sweeps for row in sweep.rows]
         return sum(row.disturbed for row in (*self.rows, *swept))
 
-    def limit_seconds(self, case: Case) -> float:
-        """How long the machine takes at least, see `limits`."""
-        return self.limits[case.threads].seconds(
-            flop=case.forward_flop,
-            weight_bytes=case.recurrent_bytes,
-            sweeps=case.sweeps,
-            training=case.training,
+    def limit_seconds(self, case: Case, dtype: torch.dtype = torch.float32) -> float:
+        """How long the machine takes at least with weights of this type, see `limits`."""
+        limits = self.limits[case.threads]
+        weight_bytes = case.recurrent_weights * dtype.itemsize
+        return sum(
+            limits.seconds(flop=each.flop, sweeps=each.sweeps, weight_bytes=weight_bytes)
+            for each in case.passes
         )
 
     def share_of_limit(self, row: Row) -> float:
