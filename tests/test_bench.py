@@ -578,6 +578,54 @@ def test_targets_take_geometric_means_and_the_lowest_row():
     assert found[lowest] == (">= 1.05x", "1.00x at H 256 B 1 T 50", False)
 
 
+@pytest.mark.parametrize(
+    ("ours", "torchs", "got", "at_limit", "verdict"),
+    [  # seconds as multiples of the least time; 2.00x is required
+        (1.25, (2.0, 4.5), "2.40x of 2 rows", "3.00x", "yes"),
+        (2.0, (2.0, 4.5), "1.50x of 2 rows", "3.00x", "**no**"),
+        (1.25, (1.0, 2.25), "1.20x of 2 rows", "1.50x", "**beyond the limit**"),
+    ],
+)
+def test_targets_tell_what_the_limit_allows(ours, torchs, got, at_limit, verdict):
+    rows = []
+    for B, theirs in zip((1, 8), torchs, strict=True):
+        case = case_of(batch_size=B, hidden_size=64 * B)
+        least = results_of().limit_seconds(case)
+        times = {"torch": theirs * least, "onnxruntime": theirs * least}
+        rows.append(row_of(case, ours=ours * least, ours__prepacked=least, **times))
+    found = {target.what: target for target in targets(results_of(*rows))}
+    mean = found["LSTM inference, B 1–8, H 64–512, 2 threads, geometric mean over torch"]
+    assert (mean.got, mean.at_limit, mean.verdict) == (got, at_limit, verdict)
+    # Whichever of ours is compared, at the limit it takes the same time.
+    of_prepacked = "LSTM inference, B 1–8, H 64–512, 2 threads, geometric mean of prepacked over {}"
+    assert found[of_prepacked.format("onnxruntime")].at_limit == at_limit
+    lowest = found["LSTM inference, every row, 2 threads, lowest over torch"]
+    assert lowest.at_limit == f"{min(torchs):.2f}x"
+    assert lowest.possible == (min(torchs) >= 1.05)
+    text = as_markdown(results_of(*rows))
+    beyond = [target for target in found.values() if target.verdict == "**beyond the limit**"]
+    assert f", {len(beyond)} beyond this machine's limit" in text
+    assert text.count("**beyond the limit**") == len(beyond)
+
+
+def test_targets_of_training_and_of_narrow_types_have_their_own_limits():
+    case = case_of(kind="lengths", work="training", time_steps=200)
+    least = results_of().limit_seconds(case)
+    row = row_of(case, ours=1.0, ours__packed=1.0, ours__dense=1.0, torch=5 * least)
+    narrow = case_of(kind="prepack", hidden_size=4096, input_size=1, batch_size=1)
+    times = {"ours__prepacked": 1.0, "ours__int8": 0.6, "ours__bfloat16": 0.7}
+    found = {t.what: t for t in targets(results_of(row, row_of(narrow, ours=2.0, **times)))}
+    lengths = "LSTM training, unequal lengths, lengths=, {}, 2 threads"
+    over_torch = found[lengths.format("over torch packed")]
+    assert (over_torch.at_limit, over_torch.verdict) == ("5.00x", "**beyond the limit**")
+    # What is no speed-up has none.
+    assert not found[lengths.format("ideal share of the dense time over ours")].at_limit
+    for dtype in (torch.int8, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        target = found[f"LSTM H 4096 B 1 T 50 I 1, {name} over float32, 2 threads"]
+        assert target.at_limit == f"{1.0 / results_of().limit_seconds(narrow, dtype):.2f}x"
+
+
 def test_targets_of_the_peak():
     case = case_of(hidden_size=512, batch_size=64, work="training")
     name = "LSTM training, H 512 B 64, share of the FMA peak, 2 threads"

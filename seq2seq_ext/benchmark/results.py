@@ -149,6 +149,10 @@ class Results:
         """The least time over our best: 1 where nothing is left to gain."""
         return self.limit_seconds(row.case) / row.ours.best
 
+    def speedup_at_limit(self, row: Row, name: str, dtype: torch.dtype = torch.float32) -> float:
+        """What the speed-up over another would be if ours took the least time."""
+        return row.times[name].best / self.limit_seconds(row.case, dtype)
+
     def share_of_peak(self, row: Row) -> float:
         """Our rate over the peak of the multiply-adds."""
         return row.rate / self.limits[row.case.threads].peak

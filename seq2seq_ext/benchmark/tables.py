@@ -59,9 +59,11 @@ def _targets(results: Results) -> str:
     if not found:
         return ""
     met = sum(target.met for target in found)
-    lines = [(t.what, t.required, t.got, "yes" if t.met else "**no**") for t in found]
-    return f"**Targets**: {met} of {len(found)} met\n\n" + table(
-        ("what", "required", "got (best of all samples)", "met"), lines
+    beyond = sum(not (target.met or target.possible) for target in found)
+    title = f"**Targets**: {met} of {len(found)} met, {beyond} beyond this machine's limit\n\n"
+    header = ("what", "required", "got (best of all samples)", "at the limit", "met")
+    return title + table(
+        header, [(t.what, t.required, t.got, t.at_limit, t.verdict) for t in found]
     )
 
 
