@@ -885,15 +885,6 @@ def test_missing_peers_are_told_and_left_out(monkeypatch, capsys):
 
 
 @needs_plots
-def test_prepack_waits_for_its_function(monkeypatch, capsys):
-    monkeypatch.delattr("seq2seq_ext.prepack", raising=False)
-    assert main(["bench", "--shapes", "prepack"]) == 1
-    err = capsys.readouterr().err
-    assert "without the shapes prepack" in err
-    assert "nothing to measure" in err
-
-
-@needs_plots
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -924,6 +915,8 @@ def test_wrong_files_are_refused_before_anything_is_measured(tmp_path, capsys):
     assert "none.json" in capsys.readouterr().err
     assert main(["bench", "--shapes", "odd", "--hidden-sizes", "8"]) == 1
     assert "the shapes of 'odd' are fixed" in capsys.readouterr().err
+    assert main(["bench", "--shapes", "prepack", "--work", "training"]) == 1
+    assert "nothing to measure" in capsys.readouterr().err
     assert time.perf_counter() - start < 5
 
 
