@@ -185,6 +185,7 @@ def _speedups(axes: Axes, rows: Sequence[Row], title: str) -> None:
     if not names:
         axes.set_axis_off()
         return
+    starred = [name for name in names if any(row.counterpart(name) == PREPACKED for row in rows)]
     width = 0.8 / len(names)
     others = iter(_OTHER_COLOURS)
     for index, name in enumerate(names):
@@ -197,8 +198,7 @@ def _speedups(axes: Axes, rows: Sequence[Row], title: str) -> None:
             width,
             bottom=1.0,
             color=_COLOURS.get(name) or next(others),
-            label=f"{name}, mean {geometric_mean(speedups):.2f}x"
-            + ", prepacked" * (rows[0].counterpart(name) == PREPACKED),
+            label=f"{name}{'*' * (name in starred)}, mean {geometric_mean(speedups):.2f}x",
             zorder=2,
         )
     axes.axhline(1.0, color="black", lw=1.0, zorder=3)
@@ -207,7 +207,8 @@ def _speedups(axes: Axes, rows: Sequence[Row], title: str) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, 0.7), max(high, 2.1))  # two marks at least
     axes.grid(axis="y", alpha=0.3, zorder=0)
-    axes.set(ylabel="peer's best time over ours", xlim=(-0.6, len(rows) - 0.4))
+    ylabel = "peer's best time over ours" + "\n* prepacked" * bool(starred)
+    axes.set(ylabel=ylabel, xlim=(-0.6, len(rows) - 0.4))
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xticks(range(len(rows)), [_tick(row) for row in rows], fontsize=7)
     axes.legend(
