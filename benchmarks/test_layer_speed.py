@@ -7,11 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-import seq2seq_ext
 from seq2seq_ext.benchmark.shapes import SHAPE_SETS, Case, cases
 from seq2seq_ext.benchmark.workloads import OURS, TORCH, contestants
-
-_SETS = [name for name in SHAPE_SETS if name != "prepack" or hasattr(seq2seq_ext, "prepack")]
 
 
 def _id(case: Case) -> str:
@@ -20,6 +17,8 @@ def _id(case: Case) -> str:
 
 
 @pytest.mark.parametrize("name", [TORCH, OURS])
-@pytest.mark.parametrize("case", cases(_SETS, threads=[torch.get_num_threads()]), ids=_id)
+@pytest.mark.parametrize(
+    "case", cases(list(SHAPE_SETS), threads=[torch.get_num_threads()]), ids=_id
+)
 def test_layer(measure: Callable[..., None], case: Case, name: str) -> None:
     measure(str(case), contestants(case, peer_names=()), name)

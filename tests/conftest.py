@@ -1,4 +1,4 @@
-"""What every test relies on: one seed, a state of the generators that no test leaks, GPU marks."""
+"""What every test relies on: one seed, a state of torch that no test leaks, GPU marks."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
-    """Seed torch and random for the test, and put back what was there and the default dtype."""
+    """Seed torch and random for the test, and put back what was there, the dtype, the threads."""
     torch_state, random_state = torch.get_rng_state(), random.getstate()
-    dtype = torch.get_default_dtype()
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     torch.manual_seed(0)
     random.seed(0)
     yield
     torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)
     torch.set_rng_state(torch_state)
     random.setstate(random_state)

@@ -1,12 +1,17 @@
-"""Calls beside other programs, in threads, in forked workers: none hangs, and all agree."""
+"""Calls beside other programs, within other parallel work, in workers: none hangs, all agree."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import nested_calls
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -91,3 +96,54 @@ def test_a_process_on_every_core_changes_no_bit_and_stops_no_call():
         assert calls >= 20
     finally:
         s2s.set_plan()
+
+
+@pytest.fixture(scope="module")
+def run_apart(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """Runs one of the ways of nested_calls.py in a process of its own, which may not hang."""
+    file = tmp_path_factory.mktemp("nested") / "expected.pt"
+    torch.save(nested_calls.results(nested_calls.calls()), file)
+
+    def run(way: str, environment: dict[str, str], seconds: float = nested_calls.SECONDS) -> None:
+        process = subprocess.Popen(
+            [sys.executable, str(Path(nested_calls.__file__)), way, str(file)],
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # workers of its own included
+            pytest.fail(f"hangs:\n{process.communicate()[0]}")
+        assert process.returncode == 0, output
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("way", "environment"),
+    [
+        *((way, {}) for way in nested_calls.WAYS),
+        ("plain", {"OMP_NUM_THREADS": "8"}),
+        ("python_threads", {"OMP_NUM_THREADS": "8"}),
+        ("plain", {"OMP_NUM_THREADS": "8", "OMP_THREAD_LIMIT": "3"}),
+        ("plain", {"OMP_NUM_THREADS": "8", "OMP_DYNAMIC": "true"}),
+        ("openmp_region", {"OMP_NESTED": "true"}),
+        ("openmp_region", {"OMP_MAX_ACTIVE_LEVELS": "3", "OMP_NUM_THREADS": "2,2,2"}),
+        ("openmp_region", {"OMP_MAX_ACTIVE_LEVELS": "1"}),
+        ("plain", {"OMP_MAX_ACTIVE_LEVELS": "0"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else ",".join(map("=".join, value.items())),
+)
+def test_calls_within_parallel_work_end_and_agree(run_apart, way, environment):
+    run_apart(way, environment)
+
+
+def test_what_hangs_and_what_differs_fails(run_apart):
+    with pytest.raises(pytest.fail.Exception, match="hangs"):
+        run_apart("wait_for_ever", {}, seconds=0.5)
+    with pytest.raises(AssertionError, match="AssertionError: rows: "):
+        run_apart("other_weights", {})

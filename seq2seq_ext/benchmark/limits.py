@@ -4,11 +4,13 @@ Two limits are put to a call, the roofline's two sides (S. Williams, A. Waterman
 "Roofline: an insightful visual performance model", CACM 52(4), 2009):
 
 - its multiplications and additions, over the peak of the fused multiply-adds;
-- its recurrent weights, which every time step needs once more: split evenly between the threads,
-  read at the bandwidth of the smallest cache that holds a thread's share.
+- its recurrent weights, which every time step needs once more, split evenly between the threads: a
+  cache keeps what it holds from one step to the next, and the rest of a thread's share comes
+  through the level beyond it, at the bandwidth of that level.
 
-Backward does twice the operations and reads the weights as often again. The gates' exponentials and
-divisions, packing and the reading of the input are not counted, so the true limit lies above.
+Forward and backward follow one another, each with its own limit. The levels work side by side, so
+the slowest counts. The gates' exponentials and divisions, packing and the reading of the input are
+not counted, so the true limit lies above.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ class Limits:
         threads: how many.
         fma: float32 operations a second of multiply-adds on registers.
         product: float32 operations a second of a large matrix product by torch.
-        bandwidth: bytes a second read, by level: ``"L1"``, ``"L2"``, ``"L3"``, ``"memory"``.
+        bandwidth: bytes a second read, by level, the smallest first: ``"L1"``, ``"L2"``, ``"L3"``,
+            ``"memory"``.
         capacity: bytes that a level holds for one thread when all read; memory is not named.
     """
 
@@ -48,26 +51,24 @@ class Limits:
         """Float32 operations a second: the better of the two ways to reach it."""
         return max(self.fma, self.product)
 
-    def level(self, share: float) -> str:
-        """The smallest level that holds `share` bytes a thread."""
-        fitting = (name for name, size in self.capacity.items() if share <= size)
-        return next(fitting, MEMORY)
-
-    def seconds(self, *, flop: float, weight_bytes: float, sweeps: int, training: bool) -> float:
-        """How long a call takes at least.
+    def seconds(self, *, flop: float, weight_bytes: float, sweeps: int) -> float:
+        """How long forward takes at least, or backward.
 
         Args:
-            flop: operations of the forward pass.
+            flop: its operations.
             weight_bytes: of the recurrent weights of one layer and direction.
-            sweeps: how often the forward pass reads such weights: steps x layers x directions.
-            training: backward follows.
+            sweeps: how often it reads such weights.
         """
-        moving = 0.0
-        if self.bandwidth:
-            level = self.level(weight_bytes / self.threads)
-            moving = sweeps * weight_bytes / self.bandwidth[level]
-        forward = max(flop / self.peak, moving)
-        return forward + max(2 * flop / self.peak, moving) if training else forward
+        return max(flop / self.peak, sweeps * self.sweep_seconds(weight_bytes))
+
+    def sweep_seconds(self, weight_bytes: float) -> float:
+        """How long it takes at least to read weights once more; 0 where no cache is known."""
+        seconds = 0.0
+        beyond = weight_bytes / self.threads
+        for name, rate in self.bandwidth.items():  # the smallest first
+            seconds = max(seconds, self.threads * beyond / rate)
+            beyond = max(0.0, beyond - self.capacity.get(name, 0))
+        return seconds
 
     def better_of(self, other: Limits) -> Limits:
         """The higher of both in every figure: what disturbs a measurement only lowers it."""

@@ -11,15 +11,21 @@ from seq2seq_ext.benchmark.limits import Limits
 from seq2seq_ext.benchmark.results import Results, Row, Sweep
 from seq2seq_ext.benchmark.scaling import FULL_BATCH, flop_exponent, time_exponent, value_of
 from seq2seq_ext.benchmark.shapes import CELLS, TRAINING, WORKS, threads_text
-from seq2seq_ext.benchmark.workloads import OURS, TORCH
+from seq2seq_ext.benchmark.workloads import OURS, PREPACKED, TORCH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Colours that the colour-blind can tell apart too (Okabe and Ito, 2008).
-_COLOURS = {OURS: "#D55E00", TORCH: "#0072B2", "onnxruntime": "#009E73", "openvino": "#CC79A7"}
-_OTHER_COLOURS = ("#56B4E9", "#E69F00", "#999999", "#F0E442")
+_COLOURS = {
+    OURS: "#D55E00",
+    PREPACKED: "#E69F00",
+    TORCH: "#0072B2",
+    "onnxruntime": "#009E73",
+    "openvino": "#CC79A7",
+}
+_OTHER_COLOURS = ("#56B4E9", "#999999", "#F0E442")
 _MARKERS = {"LSTM": "o", "GRU": "s", "RNN": "^"}
 
 
@@ -113,8 +119,7 @@ def _roofline(axes: Axes, limits: Limits, rows: Sequence[Row], work: str) -> Non
     def intensity(row: Row) -> float:
         case = row.case
         apart = widths.index(case.shape.hidden_size) - (len(widths) - 1) / 2
-        passes = 2 if case.training else 1  # backward reads them once more
-        moved = passes * case.sweeps * case.recurrent_bytes
+        moved = 4 * case.recurrent_weights * sum(each.sweeps for each in case.passes)
         return float(case.flop / moved * 1.12**apart)
 
     places = [intensity(row) for row in rows]
@@ -180,6 +185,7 @@ def _speedups(axes: Axes, rows: Sequence[Row], title: str) -> None:
     if not names:
         axes.set_axis_off()
         return
+    starred = [name for name in names if any(row.counterpart(name) == PREPACKED for row in rows)]
     width = 0.8 / len(names)
     others = iter(_OTHER_COLOURS)
     for index, name in enumerate(names):
@@ -192,7 +198,7 @@ def _speedups(axes: Axes, rows: Sequence[Row], title: str) -> None:
             width,
             bottom=1.0,
             color=_COLOURS.get(name) or next(others),
-            label=f"{name}, mean {geometric_mean(speedups):.2f}x",
+            label=f"{name}{'*' * (name in starred)}, mean {geometric_mean(speedups):.2f}x",
             zorder=2,
         )
     axes.axhline(1.0, color="black", lw=1.0, zorder=3)
@@ -201,7 +207,8 @@ def _speedups(axes: Axes, rows: Sequence[Row], title: str) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, 0.7), max(high, 2.1))  # two marks at least
     axes.grid(axis="y", alpha=0.3, zorder=0)
-    axes.set(ylabel="peer's best time over ours", xlim=(-0.6, len(rows) - 0.4))
+    ylabel = "peer's best time over ours" + "\n* prepacked" * bool(starred)
+    axes.set(ylabel=ylabel, xlim=(-0.6, len(rows) - 0.4))
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xticks(range(len(rows)), [_tick(row) for row in rows], fontsize=7)
     axes.legend(
@@ -246,4 +253,4 @@ def _sweep(axes: Axes, sweep: Sweep) -> None:
 
 
 def _label(name: str) -> str:
-    return "ours" if name == OURS else name
+    return name.replace(OURS, "ours")

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
+from seq2seq_ext.benchmark import peers
 from seq2seq_ext.benchmark.limits import Limits
 from seq2seq_ext.benchmark.shapes import Case, Shape
 from seq2seq_ext.benchmark.timing import Timing
-from seq2seq_ext.benchmark.workloads import OURS
+from seq2seq_ext.benchmark.workloads import OURS, PREPACKED
 
 _FORMAT = 1
+# What contestants were called in earlier files.
+_RENAMED = {f"{OURS} float32": PREPACKED}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +43,21 @@ class Row:
         """Names of all contestants but ours: the peers, and ours in other ways."""
         return [name for name in self.times if name != OURS]
 
+    def counterpart(self, name: str) -> str:
+        """The one of ours whose speed-up over another counts.
+
+        Runtimes order the weights when they load a model, as `prepack` does, the others in each
+        call.
+        """
+        return PREPACKED if name in peers.RUNTIMES and PREPACKED in self.times else OURS
+
     def speedup(self, name: str) -> float:
-        """The best time of another over our best."""
-        return self.times[name].best / self.ours.best
+        """The best time of another over that of its counterpart."""
+        return self.times[name].best / self.times[self.counterpart(name)].best
+
+    def median_speedup(self, name: str) -> float:
+        """The same of the medians."""
+        return self.times[name].median / self.times[self.counterpart(name)].median
 
     @property
     def rate(self) -> float:
@@ -119,18 +136,22 @@ class Results:
         swept = [row for sweep in self.sweeps for row in sweep.rows]
         return sum(row.disturbed for row in (*self.rows, *swept))
 
-    def limit_seconds(self, case: Case) -> float:
-        """How long the machine takes at least, see `limits`."""
-        return self.limits[case.threads].seconds(
-            flop=case.forward_flop,
-            weight_bytes=case.recurrent_bytes,
-            sweeps=case.sweeps,
-            training=case.training,
+    def limit_seconds(self, case: Case, dtype: torch.dtype = torch.float32) -> float:
+        """How long the machine takes at least with weights of this type, see `limits`."""
+        limits = self.limits[case.threads]
+        weight_bytes = case.recurrent_weights * dtype.itemsize
+        return sum(
+            limits.seconds(flop=each.flop, sweeps=each.sweeps, weight_bytes=weight_bytes)
+            for each in case.passes
         )
 
     def share_of_limit(self, row: Row) -> float:
         """The least time over our best: 1 where nothing is left to gain."""
         return self.limit_seconds(row.case) / row.ours.best
+
+    def speedup_at_limit(self, row: Row, name: str, dtype: torch.dtype = torch.float32) -> float:
+        """What the speed-up over another would be if ours took the least time."""
+        return row.times[name].best / self.limit_seconds(row.case, dtype)
 
     def share_of_peak(self, row: Row) -> float:
         """Our rate over the peak of the multiply-adds."""
@@ -219,7 +240,7 @@ def _case(value: dict[str, Any]) -> Case:
 
 
 def _times(value: dict[str, Any]) -> dict[str, Timing]:
-    return {name: Timing(**timing) for name, timing in value.items()}
+    return {_RENAMED.get(name, name): Timing(**timing) for name, timing in value.items()}
 
 
 def _times_json(times: dict[str, Timing]) -> dict[str, dict[str, float]]:

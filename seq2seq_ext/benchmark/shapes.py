@@ -47,6 +47,18 @@ class Shape:
         return text
 
 
+class Pass(NamedTuple):
+    """What forward or backward has to do.
+
+    Args:
+        flop: multiplications and additions of its matrix products.
+        sweeps: how often it needs the recurrent weights of a layer and direction.
+    """
+
+    flop: int
+    sweeps: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One kind of work at one shape.
@@ -100,20 +112,29 @@ class Case:
         return 2 * self.real_steps * GATES[self.cell] * s.hidden_size * columns
 
     @property
-    def flop(self) -> int:
-        """Of the whole call; backward does twice the work: for the inputs, and for the weights."""
-        return self.forward_flop * (3 if self.training else 1)
+    def passes(self) -> tuple[Pass, ...]:
+        """Forward, and in training backward.
 
-    @property
-    def recurrent_bytes(self) -> int:
-        """Of the recurrent weights of one layer and direction, float32."""
-        return 4 * GATES[self.cell] * self.shape.hidden_size**2
-
-    @property
-    def sweeps(self) -> int:
-        """How often the forward pass reads such weights."""
+        Backward does twice the work, for the inputs and for the weights, but for the gradient of
+        the first state, which nobody asks for.
+        """
         s = self.shape
-        return s.time_steps * s.num_layers * s.num_directions
+        stacked = s.num_layers * s.num_directions
+        forward = Pass(self.forward_flop, s.time_steps * stacked)
+        if not self.training:
+            return (forward,)
+        first_state = 2 * s.batch_size * self.recurrent_weights * stacked
+        return forward, Pass(2 * forward.flop - first_state, (s.time_steps - 1) * stacked)
+
+    @property
+    def flop(self) -> int:
+        """Of the whole call."""
+        return sum(each.flop for each in self.passes)
+
+    @property
+    def recurrent_weights(self) -> int:
+        """How many one layer and direction has."""
+        return GATES[self.cell] * self.shape.hidden_size**2
 
 
 def threads_text(threads: int) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,12 +23,20 @@ from seq2seq_ext.benchmark.shapes import Case
 from seq2seq_ext.benchmark.timing import Call
 
 OURS, TORCH = "seq2seq_ext", "torch"
+PREPACKED = f"{OURS} prepacked"
+# The types that weights can be packed in beside their own, and the tolerance of the results then.
+NARROW = {torch.bfloat16: 3e-2, torch.int8: 1e-1}
 LAYERS: dict[str, Callable[..., nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
 CELL_MODULES: dict[str, Callable[..., nn.RNNCellBase]] = {
     "LSTM": nn.LSTMCell,
     "GRU": nn.GRUCell,
     "RNN": nn.RNNCell,
 }
+
+
+def narrow_name(dtype: torch.dtype) -> str:
+    """The name of the contestant whose weights are packed in a narrow type."""
+    return f"{OURS} {str(dtype).removeprefix('torch.')}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +122,11 @@ def ours_of(theirs: nn.Module) -> nn.Module:
     return seq2seq_ext.replace_modules(copy.deepcopy(theirs))
 
 
+def prepacked(ours: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """A copy of one of our layers whose weights stay packed."""
+    return seq2seq_ext.prepack(copy.deepcopy(ours), dtype)
+
+
 def layer_of(case: Case) -> nn.RNNBase:
     """The layer of `torch.nn` that a case asks for, of random weights."""
     s = case.shape
@@ -180,7 +194,13 @@ def _output_gradient(case: Case) -> Tensor:
     return torch.randn(s.time_steps, s.batch_size, s.num_directions * s.hidden_size)
 
 
-def _dense(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
+def _dense(
+    case: Case, peer_names: Sequence[str], narrow: Sequence[torch.dtype] = ()
+) -> list[Contestant]:
+    """In inference ours twice: the runtimes, like a prepacked layer, order weights beforehand.
+
+    Prepacked once more in each of the types in `narrow`.
+    """
     theirs = layer_of(case)
     ours = ours_of(theirs)
     x = _input(case)
@@ -194,9 +214,19 @@ def _dense(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
             )
             for name, side in ((TORCH, theirs), (OURS, ours))
         ]
+    sides = {TORCH: theirs, OURS: ours, PREPACKED: prepacked(ours)}
     entrants = [
         Contestant(name=name, call=inference(side, x), results=tensors)
-        for name, side in ((TORCH, theirs), (OURS, ours))
+        for name, side in sides.items()
+    ]
+    entrants += [
+        Contestant(
+            name=narrow_name(dtype),
+            call=inference(prepacked(ours, dtype), x),
+            results=tensors,
+            tolerance=NARROW[dtype],
+        )
+        for dtype in narrow
     ]
     return entrants + [
         Contestant(
@@ -349,44 +379,11 @@ def _cell_of(layer: nn.RNNBase) -> nn.RNNCellBase:
     return cell
 
 
-def _prepack(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
-    """Ours as it is, then with weights that stay packed: in float32, bfloat16 and int8."""
-    theirs = layer_of(case)
-    ours = ours_of(theirs)
-    x = _input(case)
-    entrants = [
-        Contestant(name=name, call=inference(side, x), results=tensors)
-        for name, side in ((TORCH, theirs), (OURS, ours))
-    ]
-    prepack = getattr(seq2seq_ext, "prepack")  # noqa: B009 - not every build has it
-    for label, dtype, tolerance in (
-        ("float32", None, 1e-4),
-        ("bfloat16", torch.bfloat16, 3e-2),
-        ("int8", torch.int8, 1e-1),
-    ):
-        # A model, for layers are found in one.
-        packed = prepack(nn.Sequential(copy.deepcopy(ours)), dtype=dtype)
-        entrants.append(
-            Contestant(
-                name=f"{OURS} {label}",
-                call=inference(packed[0], x),
-                results=tensors,
-                tolerance=tolerance,
-            )
-        )
-    return entrants + [
-        Contestant(
-            name=name, call=peers.call(name, theirs, x, threads=case.threads), results=tensors
-        )
-        for name in peer_names
-    ]
-
-
-_KINDS = {
+_KINDS: dict[str, Callable[[Case, Sequence[str]], list[Contestant]]] = {
     "dense": _dense,
     "odd": _dense,
     "lengths": _lengths,
     "resets": _resets,
     "step": _step,
-    "prepack": _prepack,
+    "prepack": partial(_dense, narrow=tuple(NARROW)),
 }

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-import seq2seq_ext
 from seq2seq_ext.benchmark import peers
 from seq2seq_ext.benchmark.busy import measure_busy
 from seq2seq_ext.benchmark.comparison import compare
@@ -153,7 +152,7 @@ def _measure_all(options: argparse.Namespace) -> Results:
     threads = options.threads or [torch.get_num_threads()]
     sets = options.shapes or ([] if options.scaling else ["standard"])
     chosen = cases(
-        _available_sets(sets),
+        sets,
         cells=options.cells,
         works=options.work,
         threads=threads,
@@ -263,12 +262,6 @@ def _available_peers(names: Sequence[str]) -> list[str]:
         elif name != "none":
             available.append(name)
     return available
-
-
-def _available_sets(names: Sequence[str]) -> list[str]:
-    if "prepack" in names and not hasattr(seq2seq_ext, "prepack"):
-        print("seq2seq-ext: without the shapes prepack: there is no prepack yet", file=sys.stderr)
-    return [name for name in names if name != "prepack" or hasattr(seq2seq_ext, "prepack")]
 
 
 def _several(one: Callable[[str], Any]) -> Callable[[str], list[Any]]:

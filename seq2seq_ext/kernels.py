@@ -1,0 +1,21 @@
+"""The compiled operators, and what ``csrc/cpu/kernels.h`` says of the cells that they compute."""
+
+from __future__ import annotations
+
+import torch
+
+from seq2seq_ext import _C  # noqa: F401 - importing it registers the operators
+
+# In the order of the operators' numbers for them, which is that of Cell in csrc/cpu/kernels.h.
+CELLS = ("lstm", "gru", "gru_reset_before", "rnn_tanh", "rnn_relu")
+LSTM = CELLS.index("lstm")
+GATES = (4, 3, 3, 1, 1)
+# Values that backward keeps per hidden unit and step, as reserve_slots() in csrc/cpu/kernels.h, and
+# the number of units that a row of them is padded to.
+RESERVE_SLOTS = (5, 4, 3, 0, 0)
+UNIT_PADDING = 16
+
+rnn_op = torch.ops.seq2seq_ext.rnn.default
+rnn_backward_op = torch.ops.seq2seq_ext.rnn_backward.default
+prepack_op = torch.ops.seq2seq_ext.prepack.default
+below_autograd = torch._C._AutoDispatchBelowAutograd
