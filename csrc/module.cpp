@@ -34,14 +34,14 @@ py::dict build_info() {
 // (threads, split, seconds, chosen) of every layout that can run a problem.
 using PlanTuple = std::tuple<int, std::string, double, bool>;
 
-std::vector<PlanTuple> plans(int cell, bool backward, bool packed, int64_t time_steps,
+std::vector<PlanTuple> plans(int cell, bool backward, int packed, int64_t time_steps,
                              int64_t batch_size, int64_t steps, int64_t input_size,
                              int64_t hidden_size, int64_t output_size, int64_t num_layers,
                              int64_t num_directions, size_t element_size, int max_threads) {
   using namespace seq2seq_ext;
   const Problem problem{static_cast<Cell>(cell),
                         backward,
-                        packed,
+                        packed < 0 ? std::nullopt : std::optional(static_cast<WeightType>(packed)),
                         time_steps,
                         batch_size,
                         steps,
@@ -85,7 +85,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("plans", &plans, "cell"_a, "backward"_a, "packed"_a, "time_steps"_a, "batch_size"_a,
         "steps"_a, "input_size"_a, "hidden_size"_a, "output_size"_a, "num_layers"_a,
         "num_directions"_a, "element_size"_a, "max_threads"_a,
-        "The layouts that can run a problem: (threads, split, expected seconds, chosen) each.");
+        "The layouts that can run a problem: (threads, split, expected seconds, chosen) each. "
+        "packed: "
+        "-1 where a call packs its weights, 0 to 2 where they are packed, in full, as bfloat16 or "
+        "as int8.");
 
   m.def("set_plan", &seq2seq_ext::set_plan, "text"_a,
         "Forces a layout from the next call on; an empty text forces nothing.\n\n"

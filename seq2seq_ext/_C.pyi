@@ -21,7 +21,7 @@ def set_cpu_isa(name: str) -> None: ...
 def plans(
     cell: int,
     backward: bool,
-    packed: bool,
+    packed: int,
     time_steps: int,
     batch_size: int,
     steps: int,

@@ -19,6 +19,9 @@ from seq2seq_ext.nn.prepack import operator_options
 
 __all__ = ["Plan", "explain_plan", "set_plan"]
 
+# The numbers of the weight types in csrc/cpu/kernels.h.
+_PACKED_AS = {None: 0, torch.bfloat16: 1, torch.int8: 2}
+
 
 class Plan(NamedTuple):
     """One layout, and what the cost model thinks of it.
@@ -48,7 +51,7 @@ def explain_plan(
     """All layouts for a call of ``layer`` on the CPU, the fastest first.
 
     Args:
-        layer: a layer of this package.
+        layer: a layer of this package; if it is prepacked, calls without a gradient are meant.
         time_steps: T of the input.
         batch_size: B of the input.
         steps: valid steps of all sequences together, if lengths differ; T * B otherwise.
@@ -80,10 +83,11 @@ def explain_plan(
             limit = f"at least {low}" if high is None else f"{low} to {high}"
             raise ValueError(f"{name} must be {limit}, got {value}")
     cell, num_layers, bidirectional = operator_options(layer)
+    packed = -1 if layer._packed is None or backward else _PACKED_AS[layer._packed.dtype]
     found = _C.plans(
         cell,
         backward,
-        False,
+        packed,
         time_steps,
         batch_size,
         steps,

@@ -46,6 +46,17 @@ def test_few_rows_of_a_wide_layer_split_its_units():
     assert s2s.explain_plan(s2s.LSTM(512, 512), 50, 1, threads=2)[0].split == "units"
 
 
+def test_plans_know_of_packed_weights():
+    layer = s2s.LSTM(512, 512)
+    times = [s2s.explain_plan(layer, 50, 1, threads=1)[0].seconds]
+    for dtype in (None, torch.bfloat16, torch.int8):
+        s2s.prepack(layer, dtype)
+        times.append(s2s.explain_plan(layer, 50, 1, threads=1)[0].seconds)
+    assert times == sorted(times, reverse=True) and len(set(times)) == 4
+    backward = s2s.explain_plan(layer, 50, 1, threads=1, backward=True)
+    assert backward == s2s.explain_plan(s2s.unpack(layer), 50, 1, threads=1, backward=True)
+
+
 def test_layers_are_a_choice_only_where_there_are_enough_of_them_in_one_direction():
     def splits(**options):
         layer = s2s.LSTM(8, 8, **options)

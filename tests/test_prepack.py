@@ -159,10 +159,14 @@ def test_narrow_weights_take_less_memory(narrow: torch.dtype) -> None:
 
 
 @each_narrow
-def test_weights_that_narrow_types_hold_exactly_give_the_same_bits_of_rounding(
+def test_weights_that_narrow_types_hold_exactly_leave_rounding_errors_only(
     narrow: torch.dtype,
 ) -> None:
-    """With weights of few bits, narrow storage has no error: only sums may differ in order."""
+    """With weights of few bits, narrow storage has no error.
+
+    Then sums may differ in order, and beside int8, inputs and states may have 16 bits: an input of
+    4 is off by 6e-5 at most, and a gate's sum by a few times as much.
+    """
     layer = make("gru", 16, 32)
     with torch.no_grad():
         for weight in layer.parameters():
@@ -171,8 +175,9 @@ def test_weights_that_narrow_types_hold_exactly_give_the_same_bits_of_rounding(
                 weight[:, 0] = 127 / 256  # int8's scale is that of the largest in the row
     x = torch.randn(9, 4, 16)
     expected = run(layer, x)
+    allowed = 3e-4 if narrow is torch.int8 else 1e-6
     for a, b in zip(run(s2s.prepack(layer, narrow), x), expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=allowed)
 
 
 # Who uses them.

@@ -20,6 +20,8 @@
 #include <mutex>
 #include <stdexcept>
 
+#include "int8_product.h"
+
 namespace seq2seq_ext {
 namespace {
 
@@ -50,7 +52,10 @@ class CostModel {
   explicit CostModel(const Problem& p)
       : p_(p),
         lanes_(double(p.vector_bytes) / double(p.element_size)),
-        madds_per_ns_(kCyclesPerNs * kFmasPerCycle * lanes_),
+        madds_per_ns_(kCyclesPerNs * kFmasPerCycle * lanes_ * (in_integers(p) ? 2 : 1)),
+        weight_size_(p.packed == WeightType::kBf16   ? 2
+                     : p.packed == WeightType::kInt8 ? 1
+                                                     : double(p.element_size)),
         gates_(double(num_gates(p.cell))),
         mean_rows_(p.T > 0 ? double(p.N) / double(p.T) : 0) {}
 
@@ -84,7 +89,7 @@ class CostModel {
     const double width = unit_share(group, split);
     const double rows = split == Split::kRows ? ceil_div(mean_rows_, group) : mean_rows_;
     const double product = rows * recurrent * width / madds_per_ns_;
-    const double bytes = recurrent * width * double(p_.element_size);
+    const double bytes = recurrent * width * weight_size_;
     const double level = bytes < 0.75 * double(cache()) ? kSecondLevelBytes : kThirdLevelBytes;
     const double brought = bytes / (level * kCyclesPerNs);
     // A panel once brought serves all rows; with many, bringing the next hides behind them.
@@ -107,13 +112,18 @@ class CostModel {
     return p_.backward ? phases + 1 : phases;
   }
 
+  // Products of bytes are formed twice as fast, see int8_product.h.
+  static bool in_integers(const Problem& p) {
+    return p.packed == WeightType::kInt8 && int8_kernels(p.vector_bytes);
+  }
+
   static int64_t cache() {
     static const int64_t size = second_level_cache();
     return size;
   }
 
   const Problem& p_;
-  const double lanes_, madds_per_ns_, gates_, mean_rows_;
+  const double lanes_, madds_per_ns_, weight_size_, gates_, mean_rows_;
 };
 
 struct Forced {

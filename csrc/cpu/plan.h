@@ -14,7 +14,7 @@ namespace seq2seq_ext {
 struct Problem {
   Cell cell;
   bool backward;
-  bool packed;  // forward with weights that are packed already
+  std::optional<WeightType> packed;  // forward with weights that are packed already, and as what
   int64_t T, B, N, I, H, P, L, D;
   size_t element_size;
   int vector_bytes;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <type_traits>
 #include <vector>
@@ -64,8 +65,8 @@ void zero_padding(const Arguments& a, T* base, int64_t features) {
 }
 
 template <typename T>
-void fill_stack(const Arguments& a, Scratch::Frame& frame, bool backward, bool packed,
-                int vector_bytes, Stack<T>& stack) {
+void fill_stack(const Arguments& a, Scratch::Frame& frame, bool backward,
+                std::optional<WeightType> packed, int vector_bytes, Stack<T>& stack) {
   fill_layers(a, frame, stack);
   stack.sequence = {a.T, a.B, a.N, a.active, a.offset, a.source, a.reset};
   const Problem problem{a.cell, backward, packed, a.T, a.B,       a.N,         a.I,
@@ -108,7 +109,8 @@ Outputs forward(Arguments& a, bool save, const PackedBlock& packed) {
   a.arrange(frame);
   const Kernels& kernels = active_kernels();
   Forward<T> call{};
-  fill_stack(a, frame, false, packed.memory != nullptr, kernels.vector_bytes, call);
+  const auto packed_type = packed.memory ? std::optional(packed.type) : std::nullopt;
+  fill_stack(a, frame, false, packed_type, kernels.vector_bytes, call);
   call.packed = packed.memory;
   call.packed_type = packed.type;
   T* y = data<T>(out.y);
@@ -170,7 +172,7 @@ Gradients backward(Arguments& a, const Cotangents& d, const View& y, const View&
   a.arrange(frame);
   const Kernels& kernels = active_kernels();
   Backward<T> call{};
-  fill_stack(a, frame, true, false, kernels.vector_bytes, call);
+  fill_stack(a, frame, true, std::nullopt, kernels.vector_bytes, call);
   const View outputs = a.with_adjacent_features(y);
   call.y = rows_of(a, frame, static_cast<const T*>(outputs.data()), outputs);
   call.reserve = static_cast<const T*>(reserve.data());

@@ -4,7 +4,7 @@ The kernels read weights in panels (``csrc/cpu/engine.h``), and a call brings th
 before it begins.  With few steps, few sequences or large layers that is a large part of the call; a
 prepacked layer has it done.  The panels may also be kept in bfloat16 or 8-bit integers, a half or a
 quarter of what each step has to move from memory, which is the limit of small batches.  Sums are
-formed in float32 all the same.
+formed in float32 all the same, or in integers that lose nothing.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def prepack(model: Model, dtype: torch.dtype | None = None) -> Model:
         model: any module; may be such a layer itself.
         dtype: what the packed weights are kept in. None: their own dtype, and results are the same
             to the last bit. ``torch.bfloat16``: rounded to 8 significant bits. ``torch.int8``:
-            rounded to multiples of a 127th of the largest weight in each row of each weight matrix.
-            Biases stay in float32. The error of either is measured in docs/prepack.md. Layers that
+            rounded to multiples of a 127th of the largest weight in each row of each weight matrix;
+            where the CPU has AVX2 or AVX-512 VNNI, inputs and states are rounded to 16-bit integers
+            on the way into the products, which are exact then. Biases stay in float32. The error of either is measured in docs/prepack.md. Layers that
             become float64 later on are kept in float64.
 
     Returns:
