@@ -6,7 +6,6 @@ template <Cell cell, typename T>
 class LayerBackward {
   using P_ = Panel<cell>;
   static constexpr int64_t W = kLanes<T>;
-  static constexpr int64_t kColumns = kPlainColumns<T>;
   static constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
 
  public:
@@ -18,11 +17,11 @@ class LayerBackward {
         P_size_(f.P),
         projected_(f.weights[0].w_hr != nullptr),
         few_(f.sequence.B <= kFewTileRows),
-        unit_panels_(panels_of(Hp_, kColumns)),
-        state_panels_(panels_of(padded_units(f.P), kColumns)),
+        units_(panels(f, Hp_)),
+        states_(panels(f, padded_units(f.P))),
         ldg_(P_::kSlots * Hp_ + kUnitPadding),
-        ldh_(state_panels_ * kColumns + kUnitPadding),
-        ldc_(unit_panels_ * kColumns + kUnitPadding) {
+        ldh_(states_.count() * states_.columns() + kUnitPadding),
+        ldc_(units_.count() * units_.columns() + kUnitPadding) {
     d_gates_ = arena.take<T>(s_.N * ldg_);
     d_h_ = arena.take<T>(s_.B * ldh_);
     if (cell == Cell::kLstm) d_c_ = arena.take<T>(s_.B * ldc_);
@@ -32,11 +31,12 @@ class LayerBackward {
     }
     if (projected_) {
       d_out_ = arena.take<T>(s_.N * ldh_);
-      w_hr_ = arena.take<T>(unit_panels_ * f.P * kColumns);
+      w_hr_ = arena.take<T>(units_.count() * units_.columns() * f.P);
     }
-    w_hh_ = arena.take<T>(state_panels_ * P_::kStateSlots * Hp_ * kColumns);
-    if (kTwoPhases) w_hn_ = arena.take<T>(state_panels_ * Hp_ * kColumns);
-    w_ih_ = arena.take<T>(panels_of(max_input, kColumns) * P_::kInputSlots * Hp_ * kColumns);
+    const int64_t columns = states_.count() * states_.columns();
+    w_hh_ = arena.take<T>(columns * P_::kStateSlots * Hp_);
+    if (kTwoPhases) w_hn_ = arena.take<T>(columns * Hp_);
+    w_ih_ = arena.take<T>(round_up(max_input, kPlainColumns<T>) * P_::kInputSlots * Hp_);
   }
 
   // Turns to layer l, direction d, whose outputs are `y` with gradients `d_y`. Every member does
@@ -60,17 +60,19 @@ class LayerBackward {
     const Walk walk(s_, d == 1);
     const OwnRows own(f_.plan, member);
 
-    const auto states = member.share(state_panels_);
+    const auto states = member.share(states_.count());
     for (int64_t q = states.begin; q < states.end; ++q) {
-      if (in_place(q, P_size_)) continue;
-      pack_gates(w.w_hh, P_size_, P_::kStateSlot, P_::kStateSlots, q, w_hh_);
-      if (kTwoPhases) pack_gates(w.w_hh, P_size_, 0, 1, q, w_hn_);
+      if (in_place(states_, q, P_size_)) continue;
+      pack_gates(w.w_hh, P_size_, P_::kStateSlot, P_::kStateSlots, states_, q, w_hh_);
+      if (kTwoPhases) pack_gates(w.w_hh, P_size_, 0, 1, states_, q, w_hn_);
     }
     if (projected_) {
-      const auto units = member.share(unit_panels_);
-      for (int64_t q = units.begin; q < units.end; ++q)
-        for (int64_t k = 0; k < P_size_; ++k)
-          copy_columns(w.w_hr + k * H_, H_, q, w_hr_ + (q * P_size_ + k) * kColumns);
+      const auto units = member.share(units_.count());
+      for (int64_t q = units.begin; q < units.end; ++q) {
+        T* to = w_hr_ + q * units_.columns() * P_size_;
+        for (int64_t k = 0; k < P_size_; ++k, to += units_.vectors_of(q) * W)
+          copy_columns(w.w_hr + k * H_, H_, units_, q, to);
+      }
     }
     const auto rows = member.share(s_.B);
     for (int64_t b = rows.begin; b < rows.end; ++b) {
@@ -84,12 +86,12 @@ class LayerBackward {
     member.sync();
 
     const bool split = f_.plan.split == Split::kUnits;
-    const Member::Range all_units{0, unit_panels_}, all_states{0, state_panels_};
-    const Work work{own, walk, member, split ? member.share(unit_panels_) : all_units,
+    const Member::Range all_units{0, units_.count()}, all_states{0, states_.count()};
+    const Work work{own, walk, member, split ? member.share(units_.count()) : all_units,
                     split ? states : all_states};
     for (int64_t step = s_.T - 1; step >= 0; --step) {
       const int64_t t = walk.time(step);
-      retreat(work, t, own.count(s_.active[t]));
+      retreat(work, t, own.count(s_.active[t]), step % 2 != 0);
     }
     member.sync();
     for (int64_t b = rows.begin; b < rows.end; ++b) {
@@ -131,10 +133,11 @@ class LayerBackward {
   }
 
   void pack_input_weights(int64_t l, int64_t d, int64_t I, const Member& member) {
-    const auto share = member.share(panels_of(I, kColumns));
+    const PlainPanels<T> inputs{I};
+    const auto share = member.share(inputs.count());
     for (int64_t q = share.begin; q < share.end; ++q) {
-      if (!in_place(q, I))
-        pack_gates(f_.weights[l * f_.D + d].w_ih, I, 0, P_::kInputSlots, q, w_ih_);
+      if (!in_place(inputs, q, I))
+        pack_gates(f_.weights[l * f_.D + d].w_ih, I, 0, P_::kInputSlots, inputs, q, w_ih_);
     }
   }
 
@@ -142,7 +145,8 @@ class LayerBackward {
   // times W_ih.
   void input_gradient(int64_t q, int64_t r, int64_t count, int64_t I, bool accumulate, T* c,
                       int64_t ldc) const {
-    gates_product(q, 0, P_::kInputSlots, w_->w_ih, I, w_ih_, count, r, 1, c, ldc, accumulate);
+    gates_product(PlainPanels<T>{I}, q, 0, P_::kInputSlots, w_->w_ih, I, w_ih_, count, r, 1, c, ldc,
+                  accumulate);
   }
 
  private:
@@ -205,47 +209,66 @@ class LayerBackward {
   }
 
   // Columns of plain panel q of a row of `width`, zeros behind its end.
-  static void copy_columns(const T* row, int64_t width, int64_t q, T* to) {
-    const int64_t count = std::clamp<int64_t>(width - q * kColumns, 0, kColumns);
-    std::copy(row + q * kColumns, row + q * kColumns + count, to);
-    std::fill(to + count, to + kColumns, T(0));
+  static void copy_columns(const T* row, int64_t width, const PlainPanels<T>& panels, int64_t q,
+                           T* to) {
+    const int64_t first = q * panels.columns(), columns = panels.vectors_of(q) * W;
+    const int64_t count = std::clamp<int64_t>(width - first, 0, columns);
+    std::copy(row + first, row + first + count, to);
+    std::fill(to + count, to + columns, T(0));
+  }
+
+  // Panels of the recurrence for rows of so many padded elements. Few steps are not cut further:
+  // what is read in place must not depend on the number of threads.
+  static PlainPanels<T> panels(const Backward<T>& f, int64_t width) {
+    const bool cut = f.plan.split == Split::kUnits && f.sequence.N > kFewRows;
+    return PlainPanels<T>::shared(width, cut ? smallest_group(f) : 1);
   }
 
   // Panel q of weights (G*H, width) as right-hand side of a product over gate gradients: the K rows
   // are (slot, padded unit), in the order in which d_gates has them.
-  void pack_gates(const T* w, int64_t width, int slot0, int slots, int64_t q, T* packed) const {
-    T* to = packed + q * slots * Hp_ * kColumns;
+  void pack_gates(const T* w, int64_t width, int slot0, int slots, const PlainPanels<T>& panels,
+                  int64_t q, T* packed) const {
+    T* to = packed + q * panels.columns() * slots * Hp_;
     for (int slot = slot0; slot < slot0 + slots; ++slot) {
       const T* rows = w + P_::kGate[slot] * H_ * width;
-      for (int64_t u = 0; u < Hp_; ++u, to += kColumns) {
-        copy_columns(rows + std::min(u, H_ - 1) * width, u < H_ ? width : 0, q, to);
+      for (int64_t u = 0; u < Hp_; ++u, to += panels.vectors_of(q) * W) {
+        copy_columns(rows + std::min(u, H_ - 1) * width, u < H_ ? width : 0, panels, q, to);
       }
     }
   }
 
   // Whether panel q of weights `width` wide is read where it lies: few rows do not repay packing,
   // but a panel that reaches past the last column has to be padded.
-  bool in_place(int64_t q, int64_t width) const {
-    return s_.N <= kFewRows && (q + 1) * kColumns <= width;
+  bool in_place(const PlainPanels<T>& panels, int64_t q, int64_t width) const {
+    return s_.N <= kFewRows && (q + 1) * panels.columns() <= width;
+  }
+
+  // A product of plain panels. The unrolling is that of a full one, so that sums do not depend on
+  // how wide the panels are.
+  static void product(int64_t vectors, int64_t rows, bool few, const Tile<T>& tile) {
+    constexpr int kUnrolling = k_unrolling(kPlainVectors);
+    with_vectors(vectors, [&](auto v) {
+      panel_product<T, v, Layout::kRows, T, kTileRows<v>, kUnrolling>(rows, few, tile);
+    });
   }
 
   // c (rows, plain panel q) = gate gradients of slots [slot0, slot0 + slots) times weights, for
   // compact rows r, r + step, ...; added to c where asked for.
-  void gates_product(int64_t q, int slot0, int slots, const T* w, int64_t width, const T* packed,
-                     int64_t rows, int64_t r, int64_t step, T* c, int64_t ldc, bool add) const {
-    if (!in_place(q, width)) {
+  void gates_product(const PlainPanels<T>& panels, int64_t q, int slot0, int slots, const T* w,
+                     int64_t width, const T* packed, int64_t rows, int64_t r, int64_t step, T* c,
+                     int64_t ldc, bool add) const {
+    const int64_t vectors = panels.vectors_of(q), first = q * panels.columns();
+    if (!in_place(panels, q, width)) {
       const int64_t K = slots * Hp_;
-      panel_product<T, kPlainVectors>(
-          rows, few_,
-          {K, d_gate(r, slot0, 0), step * ldg_, packed + q * K * kColumns, kColumns, c, ldc,
-           add ? c : nullptr, ldc});
+      product(vectors, rows, few_,
+              {K, d_gate(r, slot0, 0), step * ldg_, packed + first * K, vectors * W, c, ldc,
+               add ? c : nullptr, ldc});
       return;
     }
     for (int slot = slot0; slot < slot0 + slots; ++slot) {
-      panel_product<T, kPlainVectors>(
-          rows, few_,
-          {H_, d_gate(r, slot, 0), step * ldg_, w + P_::kGate[slot] * H_ * width + q * kColumns,
-           width, c, ldc, add || slot > slot0 ? c : nullptr, ldc});
+      product(vectors, rows, few_,
+              {H_, d_gate(r, slot, 0), step * ldg_, w + P_::kGate[slot] * H_ * width + first, width,
+               c, ldc, add || slot > slot0 ? c : nullptr, ldc});
     }
   }
 
@@ -263,27 +286,28 @@ class LayerBackward {
     return h_0_ ? h_0_ + walk.source(b) * P_size_ : nullptr;
   }
 
-  // All rows of one step, against the order of reading.
-  void retreat(const Work& work, int64_t t, int64_t rows) const {
+  // All rows of one step, against the order of reading. Where `turned`, recurrent weights are gone
+  // through from the last panel on: a cache that holds a part of them has the right one then.
+  void retreat(const Work& work, int64_t t, int64_t rows, bool turned) const {
     if (rows == 0 && f_.plan.split != Split::kUnits) return;
     const int64_t first = work.own.first, step = work.own.step;
     const int64_t r0 = s_.offset[t] + first;
-    const int64_t begin = work.units.begin * kColumns,
-                  end = std::min(work.units.end * kColumns, Hp_);
+    const int64_t begin = work.units.begin * units_.columns(),
+                  end = std::min(work.units.end * units_.columns(), Hp_);
+    const int64_t state_begin = work.states.begin * states_.columns(),
+                  state_end = work.states.end * states_.columns();
     if (projected_) {
       for (int64_t j = 0; j < rows; ++j) {
         const int64_t b = first + j * step, r = r0 + j * step;
-        for (int64_t unit = work.states.begin * kColumns; unit < work.states.end * kColumns;
-             unit += W) {
+        for (int64_t unit = state_begin; unit < state_end; unit += W)
           store(d_out_ + r * ldh_ + unit, output_gradient(b, r, unit));
-        }
       }
       sync(work);
       for (int64_t q = work.units.begin; q < work.units.end; ++q) {
-        panel_product<T, kPlainVectors>(
-            rows, few_,
-            {P_size_, d_out_ + r0 * ldh_, step * ldh_, w_hr_ + q * P_size_ * kColumns, kColumns,
-             d_inner_ + first * ldc_ + q * kColumns, step * ldc_, nullptr, 0});
+        const int64_t column = q * units_.columns(), vectors = units_.vectors_of(q);
+        product(vectors, rows, few_,
+                {P_size_, d_out_ + r0 * ldh_, step * ldh_, w_hr_ + column * P_size_, vectors * W,
+                 d_inner_ + first * ldc_ + column, step * ldc_, nullptr, 0});
       }
     }
     for (int64_t j = 0; j < rows; ++j) {
@@ -293,8 +317,8 @@ class LayerBackward {
     sync(work);
     if constexpr (kTwoPhases) {
       for (int64_t q = work.units.begin; q < work.units.end; ++q) {
-        gates_product(q, 0, 1, w_->w_hh, P_size_, w_hn_, rows, r0, step,
-                      d_inner_ + first * ldc_ + q * kColumns, step * ldc_, false);
+        gates_product(units_, q, 0, 1, w_->w_hh, P_size_, w_hn_, rows, r0, step,
+                      d_inner_ + first * ldc_ + q * units_.columns(), step * ldc_, false);
       }
       for (int64_t j = 0; j < rows; ++j) {
         const int64_t b = first + j * step;
@@ -304,16 +328,17 @@ class LayerBackward {
     }
     // LSTM and RNN: dh = d_gates W_hh. GRU adds it to z dh, which gates() has left there.
     constexpr bool kAdd = cell == Cell::kGru || kTwoPhases;
-    for (int64_t q = work.states.begin; q < work.states.end; ++q) {
-      T* d_h = d_h_ + first * ldh_ + q * kColumns;
-      gates_product(q, P_::kStateSlot, P_::kStateSlots, w_->w_hh, P_size_, w_hh_, rows, r0, step,
-                    d_h, step * ldh_, kAdd);
+    for (int64_t i = work.states.begin; i < work.states.end; ++i) {
+      const int64_t q = turned ? work.states.begin + work.states.end - 1 - i : i;
+      T* d_h = d_h_ + first * ldh_ + q * states_.columns();
+      gates_product(states_, q, P_::kStateSlot, P_::kStateSlots, w_->w_hh, P_size_, w_hh_, rows, r0,
+                    step, d_h, step * ldh_, kAdd);
     }
     if (s_.reset) {
       for (int64_t j = 0; j < rows; ++j) {
         if (!work.walk.resets(r0 + j * step)) continue;
         T* row = d_h_ + (first + j * step) * ldh_;
-        std::fill(row + work.states.begin * kColumns, row + work.states.end * kColumns, T(0));
+        std::fill(row + state_begin, row + state_end, T(0));
       }
     }
   }
@@ -399,7 +424,8 @@ class LayerBackward {
   const Sequence& s_;
   const int64_t H_, Hp_, P_size_;
   const bool projected_, few_;
-  const int64_t unit_panels_, state_panels_, ldg_, ldh_, ldc_;
+  const PlainPanels<T> units_, states_;  // of padded hidden units, and of padded outputs
+  const int64_t ldg_, ldh_, ldc_;
   T* d_gates_;        // (N, ldg): slots of padded units
   T* d_h_;            // (B, ldh) carried from step to step
   T* d_c_ = nullptr;  // (B, ldc)
@@ -429,7 +455,7 @@ static void input_gradients(const Backward<T>& f, LayerBackward<cell, T>* const*
                             T* scratch) {
   constexpr int64_t kColumns = kPlainColumns<T>;
   const int64_t N = f.sequence.N, I = input.size;
-  const int64_t blocks = panels_of(N, kBlockRows), panels = panels_of(I, kColumns);
+  const int64_t blocks = panels_of(N, kBlockRows), panels = PlainPanels<T>{I}.count();
   const auto share = member.share(blocks * panels);
   for (int64_t piece = share.begin; piece < share.end; ++piece) {
     const int64_t first = piece / (kInputBlocks * panels) * kInputBlocks;

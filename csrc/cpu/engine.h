@@ -48,6 +48,33 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) {
 }
 constexpr int64_t panels_of(int64_t n, int64_t width) { return (n + width - 1) / width; }
 
+// Columns of a matrix in plain panels. All have `vectors` vectors but the last, which has as many
+// as it needs.
+template <typename T>
+struct PlainPanels {
+  int64_t width;  // of the matrix
+  int64_t vectors = kPlainVectors;
+
+  int64_t columns() const { return vectors * kLanes<T>; }
+  int64_t count() const { return panels_of(width, columns()); }
+  int64_t vectors_of(int64_t panel) const {
+    return std::min(vectors, panels_of(width - panel * columns(), kLanes<T>));
+  }
+
+  // As wide as can be with no member of a team of that size having much more than its share.
+  static PlainPanels shared(int64_t width, int64_t members) {
+    PlainPanels best{width};
+    const auto most = [&](const PlainPanels& p) {
+      return panels_of(p.count(), members) * p.vectors;
+    };
+    for (int64_t vectors = kPlainVectors - 1; vectors > 0; --vectors) {
+      const PlainPanels p{width, vectors};
+      if (most(p) < most(best)) best = p;
+    }
+    return best;
+  }
+};
+
 // Hands out pieces of one block of memory. With no block it only counts, so that the same code that
 // lays the buffers out also tells their size.
 class Arena {

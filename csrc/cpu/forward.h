@@ -93,7 +93,7 @@ class LayerForward {
         const int64_t t = walk.time(step);
         const int64_t rows = own.count(s_.active[t]);
         find_rows(work, t, rows, h_[1 - current]);
-        advance(work, rows, gates, h_[current]);
+        advance(work, rows, gates, h_[current], step % 2 != 0);
         gates += rows * columns(work);
         current = 1 - current;
         if (split_units_) member.sync();
@@ -272,8 +272,9 @@ class LayerForward {
     if (row.reserve) store(row.reserve + slot * Hp_ + unit, value);
   }
 
-  // All rows of one step: the recurrent product of a panel, then its gates.
-  void advance(const Work& work, int64_t rows, T* gates, const T* h) const {
+  // All rows of one step: the recurrent product of a panel, then its gates. Where `turned`, panels
+  // are gone through from the last on: a cache that holds a part of them has the right one then.
+  void advance(const Work& work, int64_t rows, T* gates, const T* h, bool turned) const {
     if (rows == 0 && !split_units_) return;
     const int64_t ld = columns(work);
     const int64_t first = work.own.first, step = work.own.step;
@@ -281,7 +282,8 @@ class LayerForward {
       return weights_.operand(rows, few_, a + first * lda, step * lda, K, work.scratch);
     };
     const auto state = operand(h, ldh_, P_size_);
-    for (int64_t p = work.panels.begin; p < work.panels.end; ++p) {
+    for (int64_t i = work.panels.begin; i < work.panels.end; ++i) {
+      const int64_t p = turned ? work.panels.begin + work.panels.end - 1 - i : i;
       T* tile = gates + (p - work.panels.begin) * kColumns;
       if (pack_state_) {
         weights_.recur(p, state, tile, ld);

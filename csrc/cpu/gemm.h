@@ -50,11 +50,12 @@ inline constexpr int64_t kRun = 128;
 // Rows of a panel that a prefetch runs ahead.
 inline constexpr int64_t kAhead = 16;
 
-template <typename T, typename S, int MR, int V, Layout layout, bool few>
+// `unrolling`: of k, in calls of few rows.
+template <typename T, typename S, int MR, int V, Layout layout, bool few, int unrolling>
 static void tile_product(const Tile<T, S>& tile) {
   constexpr int64_t W = kLanes<T>;
   constexpr int G = kGroup<S>;
-  constexpr int U = few ? k_unrolling(V) : 1;
+  constexpr int U = few ? unrolling : 1;
   constexpr int kStep = U > G ? U : G;  // both are powers of two
   const Unit<S>* b = tile.b;
   const T* const a = tile.a;
@@ -118,16 +119,16 @@ static void tile_product(const Tile<T, S>& tile) {
 }
 
 // The tile product for a run-time number of rows, 1 <= rows <= kTileRows<V>.
-template <typename T, typename S, int V, Layout layout,
+template <typename T, typename S, int V, Layout layout, int U,
           int MR = std::is_same_v<T, S> ? kTileRows<V> : kFewTileRows>
 static void rows_product(int64_t rows, bool few, const Tile<T, S>& tile) {
   if (rows == MR) {
     if constexpr (MR <= kFewTileRows) {
-      if (few) return tile_product<T, S, MR, V, layout, true>(tile);
+      if (few) return tile_product<T, S, MR, V, layout, true, U>(tile);
     }
-    return tile_product<T, S, MR, V, layout, false>(tile);
+    return tile_product<T, S, MR, V, layout, false, 1>(tile);
   }
-  if constexpr (MR > 1) rows_product<T, S, V, layout, MR - 1>(rows, few, tile);
+  if constexpr (MR > 1) rows_product<T, S, V, layout, U, MR - 1>(rows, few, tile);
 }
 
 // The product for one panel, any number of rows and any K. Where A lies in columns, its tiles
@@ -135,7 +136,7 @@ static void rows_product(int64_t rows, bool few, const Tile<T, S>& tile) {
 // heights as equal as can be. `few`: the call has at most kFewTileRows rows. Narrow weights that
 // more rows read are widened first, a run at a time.
 template <typename T, int V, Layout layout = Layout::kRows, typename S = T,
-          int64_t MR = kTileRows<V>>
+          int64_t MR = kTileRows<V>, int U = k_unrolling(V)>
 static void panel_product(int64_t rows, bool few, const Tile<T, S>& p, int64_t tile_step = 0) {
   constexpr int64_t NR = V * kLanes<T>;
   if constexpr (!std::is_same_v<T, S>) {
@@ -153,7 +154,7 @@ static void panel_product(int64_t rows, bool few, const Tile<T, S>& p, int64_t t
       return;
     }
   }
-  const int64_t run = few ? kRun * k_unrolling(V) : kRun;
+  const int64_t run = few ? kRun * U : kRun;
   const int64_t tiles = (rows + MR - 1) / MR;  // one for narrow weights
   for (int64_t k = 0; k < p.K; k += run) {
     Tile<T, S> tile = p;
@@ -167,11 +168,26 @@ static void panel_product(int64_t rows, bool few, const Tile<T, S>& p, int64_t t
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t height = layout == Layout::kColumns ? std::min(MR, rows - i * MR)
                                                         : rows * (i + 1) / tiles - rows * i / tiles;
-      rows_product<T, S, V, layout>(height, few, tile);
+      rows_product<T, S, V, layout, U>(height, few, tile);
       tile.a += layout == Layout::kColumns ? tile_step : height * tile.stride;
       tile.c += height * tile.ldc;
       if (tile.add) tile.add += height * tile.ldadd;
     }
+  }
+}
+
+// Calls with a number of vectors, 1 to 4, as a type.
+template <typename Call>
+static void with_vectors(int64_t vectors, const Call& call) {
+  switch (vectors) {
+    case 1:
+      return call(std::integral_constant<int, 1>{});
+    case 2:
+      return call(std::integral_constant<int, 2>{});
+    case 3:
+      return call(std::integral_constant<int, 3>{});
+    default:
+      return call(std::integral_constant<int, 4>{});
   }
 }
 

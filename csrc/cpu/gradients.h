@@ -8,7 +8,7 @@
 template <typename T>
 struct GradientProduct {
   int64_t N;
-  const T* d;  // (N, ldd)
+  const T* d;  // (N, ldd), with a vector or more behind the last column of a row
   int64_t ldd;
   int64_t features;
   const T* const* rows;     // of the features of a block of steps; null: zeros
@@ -52,7 +52,7 @@ static void gradient_block(const GradientProduct<T>& p, int64_t first, int64_t d
   const T* d = p.d + first * p.ldd + column;
   for (int64_t i = 0; i < height && sums != nullptr; i += W) {
     Vec<T> sum{};
-    for (int64_t k = 0; k < depth; ++k) sum += load_first(d + k * p.ldd + i, height - i);
+    for (int64_t k = 0; k < depth; ++k) sum += load(d + k * p.ldd + i);
     store_first(sums + i, first > 0 ? load_first(sums + i, height - i) + sum : sum, height - i);
   }
   if (dw == nullptr) return;
@@ -76,19 +76,7 @@ static void gradient_block(const GradientProduct<T>& p, int64_t first, int64_t d
     const int64_t ldc = vectors * W;
     for (int64_t m = 0; m < height && first > 0; ++m)
       std::copy(c + m * p.features, c + m * p.features + width, last + m * ldc);
-    switch (vectors) {
-      case 1:
-        product(std::integral_constant<int, 1>{}, last, ldc);
-        break;
-      case 2:
-        product(std::integral_constant<int, 2>{}, last, ldc);
-        break;
-      case 3:
-        product(std::integral_constant<int, 3>{}, last, ldc);
-        break;
-      default:
-        product(std::integral_constant<int, kPlainVectors>{}, last, ldc);
-    }
+    with_vectors(vectors, [&](auto v) { product(v, last, ldc); });
     for (int64_t m = 0; m < height; ++m)
       std::copy(last + m * ldc, last + m * ldc + width, c + m * p.features);
   }

@@ -45,21 +45,67 @@ ISA_INLINE Vec<T> broadcast(T x) {
   return x - Vec<T>{};
 }
 
+// Of fewer lanes than a vector has.
+#if ISA_VECTOR_BYTES == 64
+ISA_INLINE unsigned first_lanes(int64_t count) { return (1u << count) - 1; }
+ISA_INLINE Vec<float> masked_load(const float* p, int64_t count) {
+  return (Vec<float>)_mm512_maskz_loadu_ps(static_cast<__mmask16>(first_lanes(count)), p);
+}
+ISA_INLINE Vec<double> masked_load(const double* p, int64_t count) {
+  return (Vec<double>)_mm512_maskz_loadu_pd(static_cast<__mmask8>(first_lanes(count)), p);
+}
+ISA_INLINE void masked_store(float* p, Vec<float> v, int64_t count) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>(first_lanes(count)), (__m512)v);
+}
+ISA_INLINE void masked_store(double* p, Vec<double> v, int64_t count) {
+  _mm512_mask_storeu_pd(p, static_cast<__mmask8>(first_lanes(count)), (__m512d)v);
+}
+#elif ISA_VECTOR_BYTES == 32
+ISA_INLINE __m256i first_floats(int64_t count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+ISA_INLINE __m256i first_doubles(int64_t count) {
+  return _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+ISA_INLINE Vec<float> masked_load(const float* p, int64_t count) {
+  return (Vec<float>)_mm256_maskload_ps(p, first_floats(count));
+}
+ISA_INLINE Vec<double> masked_load(const double* p, int64_t count) {
+  return (Vec<double>)_mm256_maskload_pd(p, first_doubles(count));
+}
+ISA_INLINE void masked_store(float* p, Vec<float> v, int64_t count) {
+  _mm256_maskstore_ps(p, first_floats(count), (__m256)v);
+}
+ISA_INLINE void masked_store(double* p, Vec<double> v, int64_t count) {
+  _mm256_maskstore_pd(p, first_doubles(count), (__m256d)v);
+}
+#else
+template <typename T>
+ISA_INLINE Vec<T> masked_load(const T* p, int64_t count) {
+  alignas(ISA_VECTOR_BYTES) T lanes[kLanes<T>] = {};
+  for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+template <typename T>
+ISA_INLINE void masked_store(T* p, Vec<T> v, int64_t count) {
+  alignas(ISA_VECTOR_BYTES) T lanes[kLanes<T>];
+  store(lanes, v);
+  for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
+}
+#endif
+
 // The first `count` lanes from p, the others zero; nothing behind p + count is touched.
 template <typename T>
 ISA_INLINE Vec<T> load_first(const T* p, int64_t count) {
   if (count >= kLanes<T>) return load(p);
-  alignas(ISA_VECTOR_BYTES) T lanes[kLanes<T>] = {};
-  for (int64_t i = 0; i < count; ++i) lanes[i] = p[i];
-  return load(lanes);
+  return masked_load(p, count);
 }
 
 template <typename T>
 ISA_INLINE void store_first(T* p, Vec<T> v, int64_t count) {
   if (count >= kLanes<T>) return store(p, v);
-  alignas(ISA_VECTOR_BYTES) T lanes[kLanes<T>];
-  store(lanes, v);
-  for (int64_t i = 0; i < count; ++i) p[i] = lanes[i];
+  masked_store(p, v, count);
 }
 
 // Lanes of a and b in turn, from their first halves or from their second.
