@@ -1,5 +1,6 @@
 // Every operator of the extension. rnn runs a whole stack of recurrent layers, rnn_backward its
-// gradient; the Python side (seq2seq_ext/ops.py) adds shapes, autograd and documentation.
+// gradient; the Python side adds shapes and documentation (seq2seq_ext/ops.py) and
+// derivatives (autograd.py).
 //
 // cell: 0 lstm, 1 gru, 2 gru_reset_before, 3 rnn_tanh, 4 rnn_relu: a number, because a string costs
 // a small call a tenth of its time.

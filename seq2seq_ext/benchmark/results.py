@@ -102,6 +102,11 @@ class Sweep:
     rows: Sequence[Row]
 
 
+# How many times as many numbers of a type as of float32 an instruction multiplies and adds: a
+# register holds four times as many bytes.
+_PRODUCTS = {torch.int8: 4}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Results:
     """All that one run found.
@@ -140,8 +145,9 @@ class Results:
         """How long the machine takes at least with weights of this type, see `limits`."""
         limits = self.limits[case.threads]
         weight_bytes = case.recurrent_weights * dtype.itemsize
+        rate = _PRODUCTS.get(dtype, 1)
         return sum(
-            limits.seconds(flop=each.flop, sweeps=each.sweeps, weight_bytes=weight_bytes)
+            limits.seconds(flop=each.flop / rate, sweeps=each.sweeps, weight_bytes=weight_bytes)
             for each in case.passes
         )
 

@@ -252,9 +252,10 @@ def _step(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
             )
             for name, side in ((TORCH, cell), (OURS, ours))
         ]
+    sides = {TORCH: cell, OURS: ours, PREPACKED: prepacked(ours)}
     entrants = [
         Contestant(name=name, call=inference(side, x, hx), results=tensors)
-        for name, side in ((TORCH, cell), (OURS, ours))
+        for name, side in sides.items()
     ]
     layer = LAYERS[case.cell](s.input_size, s.hidden_size)
     layer.load_state_dict({f"{name}_l0": value for name, value in cell.state_dict().items()})
