@@ -212,9 +212,10 @@ def test_limits_of_training_add_backward_and_those_of_stacks_their_layers(cell):
 
 
 def test_limits_of_narrow_weights_are_of_fewer_bytes_and_of_products_of_bytes():
+    limit = results_of().limit_seconds
     large = case_of(hidden_size=512, batch_size=512)
-    assert limit(large) == results_of().limit_seconds(large, torch.bfloat16)
-    assert limit(large) == pytest.approx(4 * results_of().limit_seconds(large, torch.int8))
+    assert limit(large) == pytest.approx(limit(large, torch.bfloat16))
+    assert limit(large) == pytest.approx(4 * limit(large, torch.int8))
     case = case_of(hidden_size=4096, input_size=1, batch_size=1)
     for dtype, weight_bytes in ((torch.float32, 4), (torch.bfloat16, 2), (torch.int8, 1)):
         sweep = LIMITS.sweep_seconds(weight_bytes * 4 * 4096**2)

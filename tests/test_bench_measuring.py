@@ -92,7 +92,7 @@ def test_all_contestants_agree_with_torch(cell, work, kind):
     assert OURS in names
     runtimes = work == "inference" and kind != "resets"
     assert set(peers.RUNTIMES) & set(names) == (set(peers.RUNTIMES) if runtimes else set())
-    assert (PREPACKED in names) == (work == "inference" and kind in ("dense", "odd"))
+    assert (PREPACKED in names) == (work == "inference" and kind in ("dense", "odd", "step"))
 
 
 @needs_peers

@@ -1,10 +1,12 @@
-#include "int8_product.h"
+// Products of 8-bit weights: see narrow_product.h.
+#include "narrow_product.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 
 #include <algorithm>
-#include <type_traits>
+
+#include "row_tiles.h"
 
 // GCC 12 takes the undefined operand that its own header hands to masked intrinsics for a mistake.
 #if defined(__GNUC__) && !defined(__clang__)
@@ -21,22 +23,6 @@ constexpr float kLargest = 127 * 256 + 127;
 constexpr float kSmallest = 0x1p-100f;
 constexpr int32_t kInfinity = 0x7f800000;  // the bits of it, and of nothing finite
 constexpr int64_t kAhead = 16;             // rows of the panel that a prefetch runs ahead
-
-// Cuts rows into tiles of heights as equal as can be, at most `most`, and calls tile(row, height)
-// with the height as a type.
-template <int most, typename Tile, int height = most>
-void tile_of_height(int64_t row, int64_t rows, const Tile& tile) {
-  if (rows == height) return tile(row, std::integral_constant<int, height>{});
-  if constexpr (height > 1) tile_of_height<most, Tile, height - 1>(row, rows, tile);
-}
-template <int most, typename Tile>
-void for_tiles(int64_t rows, const Tile& tile) {
-  const int64_t tiles = (rows + most - 1) / most;
-  for (int64_t i = 0; i < tiles; ++i) {
-    const int64_t row = rows * i / tiles;
-    tile_of_height<most>(row, rows * (i + 1) / tiles - row, tile);
-  }
-}
 
 }  // namespace
 }  // namespace seq2seq_ext
@@ -97,7 +83,7 @@ inline __attribute__((always_inline)) void add_dots(__m512i& sum, __m512i bytes,
 }
 
 template <int MR, int V, bool prefetch>
-void multiply_tile_vnni(const Int16Rows& rows, const Int8Product& p, int64_t row) {
+void multiply_tile_vnni(const Int16Rows& rows, const NarrowProduct& p, int64_t row) {
   __m512i high[MR][V], low[MR][V];
 #pragma GCC unroll 8
   for (int m = 0; m < MR; ++m) {
@@ -147,7 +133,7 @@ void multiply_tile_vnni(const Int16Rows& rows, const Int8Product& p, int64_t row
 
 // Twice MR * V sums, V vectors of the panel and two of the rows fit in 32 registers.
 template <int V>
-void multiply_panel_vnni(const Int16Rows& rows, const Int8Product& p) {
+void multiply_panel_vnni(const Int16Rows& rows, const NarrowProduct& p) {
   constexpr int kRows = V == 4 ? 3 : V == 3 ? 4 : V == 2 ? 6 : 8;
   for_tiles<kRows>(p.rows, [&](int64_t row, auto height) {
     if (height <= 2 && p.far) return multiply_tile_vnni<height, V, true>(rows, p, row);
@@ -155,7 +141,7 @@ void multiply_panel_vnni(const Int16Rows& rows, const Int8Product& p) {
   });
 }
 
-void multiply_vnni(const Int16Rows& rows, const Int8Product& p) {
+void multiply_vnni(const Int16Rows& rows, const NarrowProduct& p) {
   switch (p.vectors) {
     case 1:
       return multiply_panel_vnni<1>(rows, p);
@@ -238,7 +224,7 @@ void round_avx2(const float* a, int64_t K, const Int16Rows& rows, int64_t row) {
 }
 
 template <int MR, int V, bool prefetch>
-void multiply_tile_avx2(const Int16Rows& rows, const Int8Product& p, int64_t row) {
+void multiply_tile_avx2(const Int16Rows& rows, const NarrowProduct& p, int64_t row) {
   const int64_t width = rows.width;
   const int8_t* const a = rows.bytes + row * 2 * width;
   const __m256i even = _mm256_set1_epi32(0x00ff00ff);
@@ -304,7 +290,7 @@ void multiply_tile_avx2(const Int16Rows& rows, const Int8Product& p, int64_t row
 
 // MR * V sums, two pairs of words of each row, a mask and three of the moment fit in 16 registers.
 template <int V>
-void multiply_panel_avx2(const Int16Rows& rows, const Int8Product& p) {
+void multiply_panel_avx2(const Int16Rows& rows, const NarrowProduct& p) {
   constexpr int kRows = V > 2 ? 2 : V == 2 ? 3 : 4;
   for_tiles<kRows>(p.rows, [&](int64_t row, auto height) {
     if (height <= 2 && p.far) return multiply_tile_avx2<height, V, true>(rows, p, row);
@@ -312,7 +298,7 @@ void multiply_panel_avx2(const Int16Rows& rows, const Int8Product& p) {
   });
 }
 
-void multiply_avx2(const Int16Rows& rows, const Int8Product& p) {
+void multiply_avx2(const Int16Rows& rows, const NarrowProduct& p) {
   switch (p.vectors) {
     case 1:
       return multiply_panel_avx2<1>(rows, p);
@@ -334,20 +320,21 @@ void multiply_avx2(const Int16Rows& rows, const Int8Product& p) {
 #pragma GCC pop_options
 #endif
 
-const seq2seq_ext::Int8Kernels& seq2seq_ext::int8_kernels(int vector_bytes) {
+const seq2seq_ext::NarrowKernels<seq2seq_ext::Int16Rows>& seq2seq_ext::int8_kernels(
+    int vector_bytes) {
   static const bool vnni = __builtin_cpu_supports("avx512vnni") &&
                            __builtin_cpu_supports("avx512bw") &&
                            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  static const Int8Kernels none, of_vnni{&round_vnni, &multiply_vnni},
+  static const NarrowKernels<Int16Rows> none, of_vnni{&round_vnni, &multiply_vnni},
       of_avx2{&round_avx2, &multiply_avx2};
   return vector_bytes == 64 && vnni ? of_vnni : vector_bytes == 32 && avx2 ? of_avx2 : none;
 }
 
 #else
 
-const seq2seq_ext::Int8Kernels& seq2seq_ext::int8_kernels(int) {
-  static const Int8Kernels none;
+const seq2seq_ext::NarrowKernels<seq2seq_ext::Int16Rows>& seq2seq_ext::int8_kernels(int) {
+  static const NarrowKernels<Int16Rows> none;
   return none;
 }
 

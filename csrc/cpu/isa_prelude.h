@@ -15,5 +15,5 @@
 #endif
 
 #include "dispatch.h"
-#include "int8_product.h"
 #include "kernels.h"
+#include "narrow_product.h"

@@ -3,6 +3,7 @@
 template <Cell cell, typename T, typename S>
 class Panels {
   using P_ = Panel<cell>;
+  using NarrowRows = typename Narrow<S>::Rows;
   static constexpr int64_t W = kLanes<T>;
 
  public:
@@ -11,8 +12,6 @@ class Panels {
   static constexpr int kInputVectors = P_::kInputSlots * P_::kUnitVectors;
   static constexpr int kStateVectors = P_::kStateSlots * P_::kUnitVectors;
   static constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
-  // Whether products may be those of int8_product.h, where the CPU has what they take.
-  static constexpr bool kInt8 = std::is_same_v<S, Int8>;
   static constexpr int64_t kNear = int64_t{3} << 19;  // recurrent weights that caches keep at hand
 
   // Takes memory for an input of I features.
@@ -86,15 +85,17 @@ class Panels {
 
   const T* bias(int64_t p) const { return bias_ + p * kColumns; }
 
-  // Whether products of depth K are formed in integers.
-  static bool in_integers(int64_t K) {
-    return kInt8 && K <= Int16Rows::kMostK && int8_kernels(ISA_VECTOR_BYTES);
+  // Whether products of depth K multiply the weights as they are stored.
+  static bool as_stored(int64_t K) {
+    if constexpr (Narrow<S>::kKnown) return K <= NarrowRows::kMostK && Narrow<S>::kernels();
+    return false;
   }
 
   // Scratch, in elements, of a member whose recurrent products have at most so many rows.
   int64_t scratch_size(int64_t rows) const {
     const int64_t K = std::max(P_size_, H_);
-    const int64_t state = in_integers(K) ? Int16Rows::size(rows, K) / int64_t(sizeof(T)) : 0;
+    int64_t state = 0;
+    if constexpr (Narrow<S>::kKnown) state = NarrowRows::size(rows, K) / int64_t(sizeof(T));
     return std::max(large_product_scratch<T>(), state);
   }
 
@@ -104,21 +105,20 @@ class Panels {
     bool few;  // whether the call has at most kFewTileRows rows
     const T* a;
     int64_t lda;
-    Int16Rows integers;  // the same, where the product is formed in integers
+    NarrowRows narrow;  // the same in the form of the weights, where those are multiplied as stored
   };
   Operand operand(int64_t rows, bool few, const T* a, int64_t lda, int64_t K, T* scratch) const {
-    Operand operand{rows, few, a, lda, Int16Rows(scratch, rows, K)};
-    if (in_integers(K))
-      round_rows(rows, [&](int64_t m) { return a + m * lda; }, operand.integers, K);
+    Operand operand{rows, few, a, lda, NarrowRows(scratch, rows, K)};
+    if (as_stored(K)) prepare(rows, [&](int64_t m) { return a + m * lda; }, operand.narrow, K);
     return operand;
   }
 
   // C (M x panels [begin, end)) = bias + the input's part of the gates.
   void project(LargeProduct<T, S> product, int64_t begin, int64_t end) const {
     const int64_t panel = unit_rows<S>(I_) * kInputVectors * W;
-    if constexpr (kInt8) {
-      if (in_integers(kBlockDepth) && product.factors == nullptr)
-        return project_integers(product, begin, end);
+    if constexpr (Narrow<S>::kKnown) {
+      if (as_stored(kBlockDepth) && product.factors == nullptr)
+        return project_narrow(product, begin, end);
     }
     product.K = I_;
     product.panels = end - begin;
@@ -160,11 +160,10 @@ class Panels {
     const int64_t bytes =
         count_ * unit_rows<S>(P_size_) * kStateVectors * W * int64_t(sizeof(Unit<S>));
     const bool far = bytes > kNear;
-    if constexpr (kInt8) {
-      if (in_integers(K)) {
-        return int8_kernels(ISA_VECTOR_BYTES)
-            .multiply(a.integers,
-                      {a.rows, K, V, panel, columns, c, ld, add ? c : nullptr, ld, far});
+    if constexpr (Narrow<S>::kKnown) {
+      if (as_stored(K)) {
+        return Narrow<S>::kernels().multiply(
+            a.narrow, {a.rows, K, V, panel, columns, c, ld, add ? c : nullptr, ld, far});
       }
     }
     panel_product<T, V, Layout::kRows, S>(
@@ -172,27 +171,27 @@ class Panels {
   }
 
   template <typename Row>
-  static void round_rows(int64_t rows, const Row& row, const Int16Rows& integers, int64_t K) {
-    if constexpr (kInt8) {
-      const Int8Kernels& kernels = int8_kernels(ISA_VECTOR_BYTES);
-      for (int64_t m = 0; m < rows; ++m) kernels.round(row(m), K, integers, m);
+  static void prepare(int64_t rows, const Row& row, const NarrowRows& narrow, int64_t K) {
+    if constexpr (Narrow<S>::kKnown) {
+      const auto& kernels = Narrow<S>::kernels();
+      for (int64_t m = 0; m < rows; ++m) kernels.prepare(row(m), K, narrow, m);
     }
   }
 
-  void project_integers(const LargeProduct<T, S>& p, int64_t begin, int64_t end) const {
-    const Int8Kernels& kernels = int8_kernels(ISA_VECTOR_BYTES);
+  void project_narrow(const LargeProduct<T, S>& p, int64_t begin, int64_t end) const {
+    const auto& kernels = Narrow<S>::kernels();
     for (int64_t m = 0; m < p.M; m += kBlockRows) {
       const int64_t height = std::min(kBlockRows, p.M - m);
       for (int64_t k = 0; k < I_; k += kBlockDepth) {
         const int64_t depth = std::min(kBlockDepth, I_ - k);
-        const Int16Rows integers(p.scratch, height, depth);
-        round_rows(height, [&](int64_t i) { return p.rows[m + i] + k; }, integers, depth);
+        const NarrowRows narrow(p.scratch, height, depth);
+        prepare(height, [&](int64_t i) { return p.rows[m + i] + k; }, narrow, depth);
         for (int64_t panel = begin; panel < end; ++panel) {
           T* const c = p.c + m * p.ldc + (panel - begin) * kColumns;
           const int64_t at = panel * unit_rows<S>(I_) + k / kGroup<S>;
-          kernels.multiply(integers, {height, depth, kInputVectors, w_ih_ + at * kInputVectors * W,
-                                      ih_scale_ + panel * kInputVectors * W, c, p.ldc,
-                                      k > 0 ? c : bias(panel), k > 0 ? p.ldc : 0, false});
+          kernels.multiply(narrow, {height, depth, kInputVectors, w_ih_ + at * kInputVectors * W,
+                                    kScaled<S> ? ih_scale_ + panel * kInputVectors * W : nullptr, c,
+                                    p.ldc, k > 0 ? c : bias(panel), k > 0 ? p.ldc : 0, false});
         }
       }
     }

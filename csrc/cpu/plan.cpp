@@ -20,7 +20,7 @@
 #include <mutex>
 #include <stdexcept>
 
-#include "int8_product.h"
+#include "narrow_product.h"
 
 namespace seq2seq_ext {
 namespace {
@@ -112,7 +112,7 @@ class CostModel {
     return p_.backward ? phases + 1 : phases;
   }
 
-  // Products of bytes are formed twice as fast, see int8_product.h.
+  // Products of bytes are formed twice as fast, see narrow_product.h.
   static bool in_integers(const Problem& p) {
     return p.packed == WeightType::kInt8 && int8_kernels(p.vector_bytes);
   }

@@ -142,3 +142,25 @@ static void pack_strip(int64_t count, const T* w, int64_t ldw, int64_t K, Unit<S
     }
   }
 }
+
+// How products with weights in S are formed where they are not multiplied as floats
+// (narrow_product.h): what rows become for that, and the kernels.
+template <typename S>
+struct Narrow {
+  struct Rows {
+    Rows(void*, int64_t, int64_t) {}
+  };
+  static constexpr bool kKnown = false;
+};
+template <>
+struct Narrow<Bf16> {
+  using Rows = Bf16Rows;
+  static constexpr bool kKnown = true;
+  static const NarrowKernels<Rows>& kernels() { return bf16_kernels(ISA_VECTOR_BYTES); }
+};
+template <>
+struct Narrow<Int8> {
+  using Rows = Int16Rows;
+  static constexpr bool kKnown = true;
+  static const NarrowKernels<Rows>& kernels() { return int8_kernels(ISA_VECTOR_BYTES); }
+};

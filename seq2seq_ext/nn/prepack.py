@@ -51,7 +51,8 @@ def prepack(model: Model, dtype: torch.dtype | None = None) -> Model:
             to the last bit. ``torch.bfloat16``: rounded to 8 significant bits. ``torch.int8``:
             rounded to multiples of a 127th of the largest weight in each row of each weight matrix;
             where the CPU has AVX2 or AVX-512 VNNI, inputs and states are rounded to 16-bit integers
-            on the way into the products, which are exact then. Biases stay in float32. The error of either is measured in docs/prepack.md. Layers that
+            on the way into the products, which are exact then. Where it has AVX-512 BF16, those of
+            bfloat16 weights take inputs and states of 16 significant bits. Biases stay in float32. The error of either is measured in docs/prepack.md. Layers that
             become float64 later on are kept in float64.
 
     Returns:

@@ -1,15 +1,16 @@
-// Products of 8-bit weights in integers (int8_product.h) against sums in double, at every
+// Products of bfloat16 and 8-bit weights (narrow_product.h) against sums in double, at every
 // height of a tile, every number of vectors and depths that fill no group, on arrays of exactly
 // their size.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <vector>
 
-#include "cpu/int8_product.h"
+#include "cpu/narrow_product.h"
 
 using namespace seq2seq_ext;
 
@@ -34,7 +35,7 @@ double uniform() {  // [-1, 1)
 
 void check(int vector_bytes, int64_t rows, int64_t K, int vectors, bool add, bool far,
            float magnitude) {
-  const Int8Kernels& kernels = int8_kernels(vector_bytes);
+  const NarrowKernels<Int16Rows>& kernels = int8_kernels(vector_bytes);
   const int64_t columns = vectors * vector_bytes / 4, groups = (K + 3) / 4;
   std::vector<float> a(rows * K), scale(columns), c(rows * columns, NAN), before(columns);
   std::vector<int> q(K * columns);
@@ -52,7 +53,7 @@ void check(int vector_bytes, int64_t rows, int64_t K, int vectors, bool add, boo
   const std::unique_ptr<void, decltype(&std::free)> memory(
       std::aligned_alloc(64, size_t(Int16Rows::size(rows, K))), &std::free);
   const Int16Rows integers(memory.get(), rows, K);
-  for (int64_t m = 0; m < rows; ++m) kernels.round(a.data() + m * K, K, integers, m);
+  for (int64_t m = 0; m < rows; ++m) kernels.prepare(a.data() + m * K, K, integers, m);
   kernels.multiply(integers, {rows, K, vectors, units.data(), scale.data(), c.data(), columns,
                               add ? before.data() : nullptr, 0, far});
   for (int64_t m = 0; m < rows; ++m) {
@@ -77,7 +78,7 @@ void check(int vector_bytes, int64_t rows, int64_t K, int vectors, bool add, boo
 
 // What is zero, too small, or not finite, in the second of three rows.
 void check_special(int vector_bytes, float special, double wanted) {
-  const Int8Kernels& kernels = int8_kernels(vector_bytes);
+  const NarrowKernels<Int16Rows>& kernels = int8_kernels(vector_bytes);
   const int64_t columns = vector_bytes / 4;
   constexpr int64_t kRows = 3, kK = 21;
   std::vector<float> a(kRows * kK, 0.5f), scale(columns, 256.0f), c(kRows * columns, NAN);
@@ -86,7 +87,7 @@ void check_special(int vector_bytes, float special, double wanted) {
   const std::unique_ptr<void, decltype(&std::free)> memory(
       std::aligned_alloc(64, size_t(Int16Rows::size(kRows, kK))), &std::free);
   const Int16Rows integers(memory.get(), kRows, kK);
-  for (int64_t m = 0; m < kRows; ++m) kernels.round(a.data() + m * kK, kK, integers, m);
+  for (int64_t m = 0; m < kRows; ++m) kernels.prepare(a.data() + m * kK, kK, integers, m);
   kernels.multiply(
       integers, {kRows, kK, 1, units.data(), scale.data(), c.data(), columns, nullptr, 0, false});
   for (int64_t n = 0; n < columns; ++n) {
@@ -97,6 +98,65 @@ void check_special(int vector_bytes, float special, double wanted) {
     for (int64_t m : {0, 2})
       expect(std::fabs(c[m * columns + n] - 10.5) < 1e-4, "its neighbours", kRows, kK, 1,
              c[m * columns + n], 10.5);
+  }
+}
+
+void check_bf16(int64_t rows, int64_t K, int vectors, bool add, bool far, float magnitude) {
+  const NarrowKernels<Bf16Rows>& kernels = bf16_kernels(64);
+  const int64_t columns = vectors * 16;
+  std::vector<float> a(rows * K), c(rows * columns, NAN), before(columns), w(K * columns);
+  std::vector<int32_t> units((K + 1) / 2 * columns);
+  for (float& x : a) x = float(uniform() * magnitude);
+  for (float& x : before) x = float(uniform());
+  for (int64_t k = 0; k < K; ++k) {
+    for (int64_t n = 0; n < columns; ++n) {
+      const auto value = float(std::lround(uniform() * 127)) / 64;  // 7 bits
+      uint32_t bits;
+      std::memcpy(&bits, &value, sizeof bits);
+      w[k * columns + n] = value;
+      units[k / 2 * columns + n] |= int32_t(k % 2 == 0 ? bits >> 16 : bits);
+    }
+  }
+  const std::unique_ptr<void, decltype(&std::free)> memory(
+      std::aligned_alloc(64, size_t(Bf16Rows::size(rows, K))), &std::free);
+  const Bf16Rows pairs(memory.get(), rows, K);
+  for (int64_t m = 0; m < rows; ++m) kernels.prepare(a.data() + m * K, K, pairs, m);
+  kernels.multiply(pairs, {rows, K, vectors, units.data(), nullptr, c.data(), columns,
+                           add ? before.data() : nullptr, 0, far});
+  for (int64_t m = 0; m < rows; ++m) {
+    for (int64_t n = 0; n < columns; ++n) {
+      double wanted = add ? before[n] : 0, size = std::fabs(wanted);
+      for (int64_t k = 0; k < K; ++k) {
+        const double product = double(a[m * K + k]) * w[k * columns + n];
+        wanted += product;
+        size += std::fabs(product);
+      }
+      // 16 bits of a, and roundings in float along the way.
+      const double got = c[m * columns + n];
+      expect(std::fabs(got - wanted) <= size * 1.2e-5, "bfloat16", rows, K, vectors, got, wanted);
+    }
+  }
+}
+
+// What is not finite makes its own row so, and no other.
+void check_bf16_special(float special) {
+  constexpr int64_t kRows = 3, kK = 21, kColumns = 16;
+  std::vector<float> a(kRows * kK, 0.5f), c(kRows * kColumns, NAN);
+  a[kK + 20] = special;
+  std::vector<int32_t> units((kK + 1) / 2 * kColumns, 0x3f803f80);  // 1 and 1
+  const std::unique_ptr<void, decltype(&std::free)> memory(
+      std::aligned_alloc(64, size_t(Bf16Rows::size(kRows, kK))), &std::free);
+  const Bf16Rows pairs(memory.get(), kRows, kK);
+  for (int64_t m = 0; m < kRows; ++m) bf16_kernels(64).prepare(a.data() + m * kK, kK, pairs, m);
+  bf16_kernels(64).multiply(
+      pairs, {kRows, kK, 1, units.data(), nullptr, c.data(), kColumns, nullptr, 0, false});
+  for (int64_t n = 0; n < kColumns; ++n) {
+    const double got = c[kColumns + n];
+    const bool same = std::isnan(special) ? std::isnan(got) : got == double(special);
+    expect(same, "not finite", kRows, kK, 1, got, special);
+    for (int64_t m : {0, 2})
+      expect(c[m * kColumns + n] == 10.5f, "its neighbours", kRows, kK, 1, c[m * kColumns + n],
+             10.5);
   }
 }
 
@@ -119,6 +179,17 @@ int main() {
     check_special(bytes, -3e38f, -3e38);
     check_special(bytes, std::numeric_limits<float>::infinity(), NAN);
     check_special(bytes, std::numeric_limits<float>::quiet_NaN(), NAN);
+  }
+  if (bf16_kernels(64)) {
+    for (int64_t rows = 1; rows <= 17; ++rows)
+      for (int64_t K : {1, 2, 3, 31, 32, 33, 130, 700})
+        for (int vectors = 1; vectors <= 4; ++vectors)
+          check_bf16(rows, K, vectors, rows % 2 == 0, K % 2 == 0, rows % 3 == 0 ? 1e6f : 1.0f);
+    check_bf16_special(std::numeric_limits<float>::infinity());
+    check_bf16_special(-std::numeric_limits<float>::infinity());
+    check_bf16_special(std::numeric_limits<float>::quiet_NaN());
+  } else {
+    std::printf("this CPU has no instructions for bfloat16\n");
   }
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures != 0;
