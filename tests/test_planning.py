@@ -52,7 +52,8 @@ def test_plans_know_of_packed_weights():
     for dtype in (None, torch.bfloat16, torch.int8):
         s2s.prepack(layer, dtype)
         times.append(s2s.explain_plan(layer, 50, 1, threads=1)[0].seconds)
-    assert times == sorted(times, reverse=True) and len(set(times)) == 4
+    assert times == sorted(times, reverse=True)
+    assert len(set(times)) == 4
     backward = s2s.explain_plan(layer, 50, 1, threads=1, backward=True)
     assert backward == s2s.explain_plan(s2s.unpack(layer), 50, 1, threads=1, backward=True)
 

@@ -49,11 +49,11 @@ def prepack(model: Model, dtype: torch.dtype | None = None) -> Model:
         model: any module; may be such a layer itself.
         dtype: what the packed weights are kept in. None: their own dtype, and results are the same
             to the last bit. ``torch.bfloat16``: rounded to 8 significant bits. ``torch.int8``:
-            rounded to multiples of a 127th of the largest weight in each row of each weight matrix;
-            where the CPU has AVX2 or AVX-512 VNNI, inputs and states are rounded to 16-bit integers
-            on the way into the products, which are exact then. Where it has AVX-512 BF16, those of
-            bfloat16 weights take inputs and states of 16 significant bits. Biases stay in float32. The error of either is measured in docs/prepack.md. Layers that
-            become float64 later on are kept in float64.
+            rounded to multiples of a 127th of the largest weight in each row of each weight matrix.
+            Beside either, where the CPU can multiply such weights as they are (AVX-512 BF16; AVX2,
+            AVX-512 VNNI), inputs and states keep 16 bits on the way into the products. Biases stay
+            in float32. The errors are measured in docs/prepack.md. Layers that become float64 later
+            on are kept in float64.
 
     Returns:
         ``model``. Calling this again changes the dtype, :func:`unpack` undoes it.
