@@ -24,6 +24,11 @@ constexpr float kSmallest = 0x1p-100f;
 constexpr int32_t kInfinity = 0x7f800000;  // the bits of it, and of nothing finite
 constexpr int64_t kAhead = 16;             // rows of the panel that a prefetch runs ahead
 
+// Of a row that is not finite the integers are of no account, and may overflow.
+inline int32_t times_128(int32_t sum) {
+  return static_cast<int32_t>(static_cast<uint32_t>(sum) << 7);
+}
+
 }  // namespace
 }  // namespace seq2seq_ext
 
@@ -72,8 +77,8 @@ void round_vnni(const float* a, int64_t K, const Int16Rows& rows, int64_t row) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(high + k), _mm512_cvtepi32_epi8(upper));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(low + k), _mm512_cvtepi32_epi8(lower));
   }
-  rows.total[rows.totals * row] = 128 * _mm512_reduce_add_epi32(high_total);
-  rows.total[rows.totals * row + 1] = 128 * _mm512_reduce_add_epi32(low_total);
+  rows.total[rows.totals * row] = times_128(_mm512_reduce_add_epi32(high_total));
+  rows.total[rows.totals * row + 1] = times_128(_mm512_reduce_add_epi32(low_total));
 }
 
 // sum += dot products of four pairs of bytes, unsigned times signed. The intrinsic for it makes GCC
@@ -219,7 +224,7 @@ void round_avx2(const float* a, int64_t K, const Int16Rows& rows, int64_t row) {
           reinterpret_cast<__m128i*>(words + 2 * k),
           _mm_packs_epi32(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1)));
     }
-    rows.total[rows.totals * row + run / kRun] = 128 * reduce_add(total);
+    rows.total[rows.totals * row + run / kRun] = times_128(reduce_add(total));
   }
 }
 
