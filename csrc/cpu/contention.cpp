@@ -13,7 +13,7 @@ namespace seq2seq_ext {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr int kMostStrikes = 7;  // 2^6 = 64 ms between tries
+constexpr int kMostStrikes = 5;  // 2^4 = 16 ms between tries
 
 // Calls of several Python threads share these; a lost update costs one more try.
 std::atomic<int> strikes{0};             // disturbed calls, less undisturbed ones
