@@ -164,6 +164,7 @@ class LayerBackward {
   void gate_gradients(int slot0, int slots, int64_t features, const Row& row,
                       const Rows<const T>& mask, T* weight, T* bias, T* second_bias,
                       const Member& member, T* scratch) const {
+    if (!weight && !bias) return;
     const Member::Range share = member.share(slots * Hp_ / kUnitPadding);
     const int64_t begin = share.begin * kUnitPadding, end = share.end * kUnitPadding;
     for (int slot = 0; slot < slots; ++slot) {

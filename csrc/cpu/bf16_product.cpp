@@ -106,16 +106,7 @@ void multiply_panel(const Bf16Rows& rows, const NarrowProduct& p) {
 }
 
 void multiply(const Bf16Rows& rows, const NarrowProduct& p) {
-  switch (p.vectors) {
-    case 1:
-      return multiply_panel<1>(rows, p);
-    case 2:
-      return multiply_panel<2>(rows, p);
-    case 3:
-      return multiply_panel<3>(rows, p);
-    default:
-      return multiply_panel<4>(rows, p);
-  }
+  with_vectors(p.vectors, [&](auto v) { multiply_panel<v>(rows, p); });
 }
 
 }  // namespace

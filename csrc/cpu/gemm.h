@@ -176,21 +176,6 @@ static void panel_product(int64_t rows, bool few, const Tile<T, S>& p, int64_t t
   }
 }
 
-// Calls with a number of vectors, 1 to 4, as a type.
-template <typename Call>
-static void with_vectors(int64_t vectors, const Call& call) {
-  switch (vectors) {
-    case 1:
-      return call(std::integral_constant<int, 1>{});
-    case 2:
-      return call(std::integral_constant<int, 2>{});
-    case 3:
-      return call(std::integral_constant<int, 3>{});
-    default:
-      return call(std::integral_constant<int, 4>{});
-  }
-}
-
 // Copies columns [k_begin, k_end) of up to `height` rows to `out` (k_end - k_begin, height): k
 // after k, the rows adjacent. Rows that are null, and those from `count` on, become zero. Where
 // `scale` has rows, each element is multiplied by the one at the same place there.

@@ -18,8 +18,8 @@ struct GradientProduct {
 inline constexpr int64_t kGradientDepth = 256;   // steps of a block
 inline constexpr int64_t kGradientHeight = 192;  // columns of a block: a multiple of tile heights
 
-// Scratch of a member, in elements: a block of gate gradients, a panel of features and, where that
-// is the last and not full, its product.
+// Scratch of a member, in elements: a panel of features and, where that is the last and not full,
+// its product.
 template <typename T>
 constexpr int64_t gradient_scratch() {
   return (kGradientDepth + kGradientHeight) * kPlainColumns<T>;

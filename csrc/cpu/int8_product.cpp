@@ -147,16 +147,7 @@ void multiply_panel_vnni(const Int16Rows& rows, const NarrowProduct& p) {
 }
 
 void multiply_vnni(const Int16Rows& rows, const NarrowProduct& p) {
-  switch (p.vectors) {
-    case 1:
-      return multiply_panel_vnni<1>(rows, p);
-    case 2:
-      return multiply_panel_vnni<2>(rows, p);
-    case 3:
-      return multiply_panel_vnni<3>(rows, p);
-    default:
-      return multiply_panel_vnni<4>(rows, p);
-  }
+  with_vectors(p.vectors, [&](auto v) { multiply_panel_vnni<v>(rows, p); });
 }
 
 }  // namespace
@@ -304,16 +295,7 @@ void multiply_panel_avx2(const Int16Rows& rows, const NarrowProduct& p) {
 }
 
 void multiply_avx2(const Int16Rows& rows, const NarrowProduct& p) {
-  switch (p.vectors) {
-    case 1:
-      return multiply_panel_avx2<1>(rows, p);
-    case 2:
-      return multiply_panel_avx2<2>(rows, p);
-    case 3:
-      return multiply_panel_avx2<3>(rows, p);
-    default:
-      return multiply_panel_avx2<4>(rows, p);
-  }
+  with_vectors(p.vectors, [&](auto v) { multiply_panel_avx2<v>(rows, p); });
 }
 
 }  // namespace

@@ -17,3 +17,4 @@
 #include "dispatch.h"
 #include "kernels.h"
 #include "narrow_product.h"
+#include "row_tiles.h"

@@ -1,10 +1,25 @@
-// Rows of a product in tiles whose height is known to the compiler.
+// Sizes of a product as the compiler wants them: heights of tiles and widths of panels as types.
 #pragma once
 
 #include <cstdint>
 #include <type_traits>
 
 namespace seq2seq_ext {
+
+// Calls with a number of vectors, 1 to 4, as a type.
+template <typename Call>
+void with_vectors(int64_t vectors, const Call& call) {
+  switch (vectors) {
+    case 1:
+      return call(std::integral_constant<int, 1>{});
+    case 2:
+      return call(std::integral_constant<int, 2>{});
+    case 3:
+      return call(std::integral_constant<int, 3>{});
+    default:
+      return call(std::integral_constant<int, 4>{});
+  }
+}
 
 // Cuts rows into tiles of heights as equal as can be, at most `most`, and calls tile(row, height)
 // with the height as a type.
