@@ -47,8 +47,8 @@ execute_process(
 
 # --- targets --------------------------------------------------------------------------------------
 
-add_library(ops OBJECT csrc/ops.cpp csrc/cpu/arguments.cpp csrc/cpu/packed.cpp csrc/cpu/rnn.cpp
-            csrc/cpu/tensors.cpp)
+add_library(ops OBJECT csrc/ops.cpp csrc/cpu/compact.cpp csrc/cpu/packed.cpp csrc/cpu/rnn.cpp
+            csrc/glue/arguments.cpp csrc/glue/tensors.cpp)
 target_link_libraries(ops PRIVATE torch_headers kernels)
 
 string(TOUPPER ${CMAKE_BUILD_TYPE} build_type)
