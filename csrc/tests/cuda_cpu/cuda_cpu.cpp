@@ -37,7 +37,6 @@ SANITIZER_FUNCTION void __sanitizer_finish_switch_fiber(void* fake_stack, const 
                                                         size_t* bytes);
 SANITIZER_FUNCTION void* __tsan_get_current_fiber();
 SANITIZER_FUNCTION void* __tsan_create_fiber(unsigned flags);
-SANITIZER_FUNCTION void __tsan_destroy_fiber(void* fiber);
 SANITIZER_FUNCTION void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 SANITIZER_FUNCTION void __tsan_acquire(void* address);
 SANITIZER_FUNCTION void __tsan_release(void* address);
@@ -166,43 +165,45 @@ size_t stack_bytes() {
   return __sanitizer_start_switch_fiber || __tsan_create_fiber ? 256 << 10 : 64 << 10;
 }
 
-// Kept for the next launch, with an inaccessible page below each. Not under TSan, to which memory
-// that two fibers use one after the other is a race: fresh memory has no past.
-class Stacks {
+// What a fiber needs, kept for the next one. To TSan a stack that two fibers use one after the other
+// is no race, since whoever launches is ordered after the first and before the second.
+struct Context {
+  unsigned char* stack;
+  void* tsan;
+};
+
+class Contexts {
  public:
-  unsigned char* take() {
+  Context take() {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       if (!free_.empty()) {
-        unsigned char* stack = free_.back();
+        const Context context = free_.back();
         free_.pop_back();
-        return stack;
+        return context;
       }
     }
     const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
     void* memory = mmap(nullptr, stack_bytes() + page, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    // The lowest page is inaccessible: a stack that overflows does not write into another.
     if (memory == MAP_FAILED || mprotect(memory, page, PROT_NONE) != 0) throw std::bad_alloc();
-    return static_cast<unsigned char*>(memory) + page;
+    return {static_cast<unsigned char*>(memory) + page,
+            __tsan_create_fiber ? __tsan_create_fiber(0) : nullptr};
   }
 
-  void give_back(unsigned char* stack) {
-    if (__tsan_create_fiber) {
-      const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-      munmap(stack - page, stack_bytes() + page);
-      return;
-    }
+  void give_back(const Context& context) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    free_.push_back(stack);
+    free_.push_back(context);
   }
 
  private:
   std::mutex mutex_;
-  std::vector<unsigned char*> free_;
+  std::vector<Context> free_;
 };
 
-Stacks& stacks() {
-  static Stacks& all = *new Stacks;  // never destroyed: kernels may run while the process ends
+Contexts& contexts() {
+  static Contexts& all = *new Contexts;  // never destroyed: kernels may run while the process ends
   return all;
 }
 
@@ -409,12 +410,13 @@ Block::Block(Launch& of, unsigned number, size_t shared_bytes)
                    i / of.threads.x / of.threads.y};
     fiber.warp = i / kWarp, fiber.lane = i % kWarp;
     warps[fiber.warp].ready |= 1u << fiber.lane;
-    unsigned char* stack = stacks().take();
-    fiber.stack = stack;
+    const Context context = contexts().take();
+    fiber.stack = context.stack;
     fiber.stack_size = stack_bytes();
+    fiber.tsan = context.tsan;
     // What cuda_cpu_switch will pop: registers, of which only the frame pointer matters (null: the
     // outermost frame), and the address to return to.
-    auto* top = reinterpret_cast<void**>(stack + fiber.stack_size);
+    auto* top = reinterpret_cast<void**>(context.stack + fiber.stack_size);
 #if defined(__x86_64__)
     top -= 8;
     std::memset(top, 0, 8 * sizeof *top);
@@ -425,7 +427,6 @@ Block::Block(Launch& of, unsigned number, size_t shared_bytes)
     top[1] = reinterpret_cast<void*>(enter);
 #endif
     fiber.stack_pointer = top;
-    if (__tsan_create_fiber) fiber.tsan = __tsan_create_fiber(0);
   }
   for (unsigned w = 0; w < warp_count; ++w) {
     warps[w].alive = warps[w].ready;
@@ -435,8 +436,8 @@ Block::Block(Launch& of, unsigned number, size_t shared_bytes)
 
 Block::~Block() {
   for (unsigned i = 0; i < threads; ++i) {
-    if (fibers[i].tsan) __tsan_destroy_fiber(fibers[i].tsan);
-    stacks().give_back(static_cast<unsigned char*>(const_cast<void*>(fibers[i].stack)));
+    void* stack = const_cast<void*>(fibers[i].stack);
+    contexts().give_back({static_cast<unsigned char*>(stack), fibers[i].tsan});
   }
   std::free(shared);
 }
@@ -813,14 +814,15 @@ void run(dim3 grid, dim3 threads, size_t shared_bytes, bool cooperative, Body bo
   const unsigned total = grid.x * grid.y * grid.z;
   const unsigned fibers = threads.x * threads.y * threads.z;
   // TSan sees a race of two blocks only if neither is ordered before the other. So it gets an OS
-  // thread for every block of any launch, and as many at a time as it has contexts for fibers.
+  // thread for every block of any launch, and some blocks that nothing orders; what it does takes
+  // time in proportion to the fibers that there are, so not many.
   const bool own_thread = cooperative || __tsan_create_fiber;
   constexpr unsigned kMostContexts = 6000;
   unsigned at_a_time = 1;
   if (cooperative) {
     at_a_time = total;
   } else if (own_thread) {
-    at_a_time = std::min(total, std::max(1u, std::min(64u, kMostContexts / fibers)));
+    at_a_time = std::min(total, std::max(2u, std::min(8u, 1024 / fibers)));
   }
   if (__tsan_create_fiber && at_a_time * fibers > kMostContexts)
     fail("%u fibers at a time are more than ThreadSanitizer can hold", at_a_time * fibers);
