@@ -17,7 +17,7 @@ CMAKE = CXX="$$($(BIN)/python build_tools/preflight.py compiler)" $(BIN)/cmake -
 BUILD_EXT = PATH="$(abspath $(BIN)):$$PATH" python setup.py --quiet build_ext --inplace
 
 BUILD_FILES := pyproject.toml setup.py CMakeLists.txt $(wildcard cmake/* build_tools/*.py)
-CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu csrc/*/*.cuh)
+CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h $(foreach suffix,cpp h cu cuh,csrc/*/*.$(suffix) csrc/*/*/*.$(suffix)))
 
 # Stamps: an empty file in the environment per step that is done.
 TORCH_STAMP := $(VENV)/.stamp-$(subst /,-,$(subst =,-,$(firstword $(TORCH))))
