@@ -72,3 +72,8 @@ function(add_cuda_test name)
 endfunction()
 
 add_cuda_test(test_cuda_cpu)
+
+add_cuda_test(test_cuda_rnn csrc/cuda/persistent_bf16.cu csrc/cuda/persistent_f16.cu
+              csrc/cuda/persistent_f32.cu csrc/cuda/persistent_f64.cu csrc/cuda/pointwise.cu
+              csrc/cuda/plan.cpp)
+add_test(NAME test_cuda_mutants COMMAND test_cuda_rnn mutants)
