@@ -46,9 +46,13 @@ target_include_directories(cuda_cpu_headers SYSTEM INTERFACE ${SEQ2SEQ_EXT_CUDA_
 
 # The runtime tells sanitizers itself what they have to know and is compiled without any; -O2 keeps
 # it free of calls to inline functions that a sanitized file may have emitted as well.
-add_library(cuda_cpu OBJECT csrc/tests/cuda_cpu/cuda_cpu.cpp csrc/tests/cuda_cpu/cudart.cpp)
+add_library(cuda_cpu OBJECT csrc/tests/cuda_cpu/block.cpp csrc/tests/cuda_cpu/cuda_cpu.cpp
+            csrc/tests/cuda_cpu/cudart.cpp csrc/tests/cuda_cpu/fiber.cpp)
 target_link_libraries(cuda_cpu PUBLIC cuda_cpu_headers Threads::Threads)
 target_compile_options(cuda_cpu PRIVATE -fno-sanitize=all -O2)
+
+# All of these tests and nothing else, as for ThreadSanitizer: target cuda_tests, ctest -L cuda_cpu.
+add_custom_target(cuda_tests)
 
 # add_cuda_test(name sources...): the executable of csrc/tests/<name>.cpp with sources of csrc/cuda;
 # it fails by its exit status. A .cu file is compiled by way of a C++ file that includes it, so that
@@ -69,6 +73,8 @@ function(add_cuda_test name)
   add_executable(${name} csrc/tests/${name}.cpp ${files})
   target_link_libraries(${name} PRIVATE cuda_cpu)
   add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES LABELS cuda_cpu)
+  add_dependencies(cuda_tests ${name})
 endfunction()
 
 add_cuda_test(test_cuda_cpu)

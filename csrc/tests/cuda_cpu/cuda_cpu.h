@@ -49,6 +49,8 @@ void set_mutant(int number);  // -1: none
 std::set<int> barriers_seen();
 void forget_barriers();
 
+void set_timeout(double seconds);
+
 // The order in which threads run whenever there is a choice, and ordinary blocks one after another.
 //   forward, reverse   lanes and warps in the order of their numbers, or the opposite
 //   random:SEED        the ready warp of the highest priority, priorities drawn anew now and then;

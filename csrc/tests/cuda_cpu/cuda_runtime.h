@@ -194,14 +194,16 @@ inline int __float2int_rz(float x) { return static_cast<int>(x); }
 inline float __int2float_rn(int x) { return static_cast<float>(x); }
 inline float __double2float_rn(double x) { return static_cast<float>(x); }
 
-template <typename T>
-requires std::is_integral_v<T> constexpr T min(T a, T b) {
-  return b < a ? b : a;
-}
-template <typename T>
-requires std::is_integral_v<T> constexpr T max(T a, T b) {
-  return a < b ? b : a;
-}
+#define CUDA_CPU_MIN_MAX(T)                           \
+  constexpr T min(T a, T b) { return b < a ? b : a; } \
+  constexpr T max(T a, T b) { return a < b ? b : a; }
+CUDA_CPU_MIN_MAX(int)
+CUDA_CPU_MIN_MAX(unsigned)
+CUDA_CPU_MIN_MAX(long)
+CUDA_CPU_MIN_MAX(unsigned long)
+CUDA_CPU_MIN_MAX(long long)
+CUDA_CPU_MIN_MAX(unsigned long long)
+#undef CUDA_CPU_MIN_MAX
 inline float min(float a, float b) { return fminf(a, b); }
 inline float max(float a, float b) { return fmaxf(a, b); }
 inline double min(double a, double b) { return fmin(a, b); }
