@@ -22,9 +22,9 @@ using namespace pybind11::literals;
 namespace {
 
 py::dict build_info() {
-  std::optional<std::vector<std::string>> cuda({SEQ2SEQ_EXT_CUDA_ARCHITECTURES});
-  std::optional<std::string> cuda_version(SEQ2SEQ_EXT_CUDA_VERSION);
-  if (cuda->empty()) cuda.reset(), cuda_version.reset();
+  const std::vector<std::string> architectures{SEQ2SEQ_EXT_CUDA_ARCHITECTURES};
+  const std::string toolkit = SEQ2SEQ_EXT_CUDA_VERSION;
+  const bool cuda = !architectures.empty();
   return py::dict("version"_a = SEQ2SEQ_EXT_VERSION,                            //
                   "compiler"_a = SEQ2SEQ_EXT_COMPILER,                          //
                   "flags"_a = SEQ2SEQ_EXT_FLAGS,                                //
@@ -32,8 +32,8 @@ py::dict build_info() {
                   "processor"_a = SEQ2SEQ_EXT_PROCESSOR,                        //
                   "torch_version"_a = SEQ2SEQ_EXT_TORCH_VERSION,                //
                   "torch_target_version"_a = SEQ2SEQ_EXT_TORCH_TARGET_VERSION,  //
-                  "cuda"_a = cuda,                                              //
-                  "cuda_version"_a = cuda_version);
+                  "cuda"_a = cuda ? std::optional(architectures) : std::nullopt,
+                  "cuda_version"_a = cuda ? std::optional(toolkit) : std::nullopt);
 }
 
 // (threads, split, seconds, chosen) of every layout that can run a problem.

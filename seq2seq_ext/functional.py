@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from seq2seq_ext import ops
-from seq2seq_ext.loading import CUDA_PROBLEM
 
 __all__ = ["gru", "lstm", "rnn"]
 
@@ -299,8 +298,6 @@ def run(
         )
     if x.dtype != dtype:
         x = _autocast(x, w_ih)
-    if device.type == "cuda" and CUDA_PROBLEM is not None:
-        raise RuntimeError(f"{_name(cell)}: got tensors on {device}, but {CUDA_PROBLEM}")
     if dtype not in _DTYPES and device.type == "cpu":
         raise RuntimeError(
             f"{_name(cell)}: Expected float32 or float64 on the CPU, got {dtype}. Convert model "

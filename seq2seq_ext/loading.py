@@ -1,4 +1,4 @@
-"""Loads the CUDA library where this torch can run it, and tells why where it cannot.
+"""Loads the CUDA library where this torch can run it; elsewhere, calls on a GPU are told why not.
 
 The library registers the CUDA side of the operators that ``_C`` defines.  It is linked with torch's
 own CUDA libraries, so that beside a torch without them, or with those of another CUDA major, it
@@ -8,6 +8,7 @@ stays on the disk; the package then serves the CPU alone.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -40,5 +41,19 @@ def load_cuda_library() -> str | None:
     return None
 
 
+def refuse(problem: str) -> torch.library.Library:
+    """Register, for every operator, a CUDA side that raises; it is gone with what is returned."""
+    library = torch.library.Library("seq2seq_ext", "IMPL")  # type: ignore[no-untyped-call]
+
+    def kernel(*args: object, **kwargs: object) -> NoReturn:
+        raise RuntimeError(f"got tensors on a GPU, but {problem}")
+
+    for name in torch._C._dispatch_get_registrations_for_dispatch_key("CPU"):
+        if name.startswith("seq2seq_ext::"):
+            library.impl(name, kernel, "CUDA")  # type: ignore[no-untyped-call]
+    return library
+
+
 # Why tensors on a GPU are refused; None where the kernels are there.
 CUDA_PROBLEM = load_cuda_library()
+_refusal = None if CUDA_PROBLEM is None else refuse(CUDA_PROBLEM)
