@@ -44,6 +44,10 @@ class Usage:
     spill_stores: int = 0
     spill_loads: int = 0
 
+    @property
+    def spills(self) -> bool:
+        return self.spill_stores > 0 or self.spill_loads > 0
+
 
 # --- what ptxas says ------------------------------------------------------------------------------
 
@@ -89,7 +93,7 @@ def problems(usage: Usage, name: str) -> list[str]:
     """Why a function does not pass; ``name`` is how a reader knows it."""
     where = f"{name} on sm_{usage.architecture}"
     found = []
-    if usage.spill_stores or usage.spill_loads:
+    if usage.spills:
         found.append(
             f"{where}: registers are spilled, {usage.spill_stores} bytes stored and "
             f"{usage.spill_loads} loaded"
@@ -160,7 +164,7 @@ class Compiled:
             for line in self.output.splitlines()
             if not re.search(r"ptxas info|bytes stack frame|Registers are spilled", line)
         ]
-        if not lines and _FRAME.search(self.output):
+        if not lines and any(usage.spills for usage in parse(self.output)):
             return ""
         return "\n".join(lines) or "nvcc fails and does not say why"
 
@@ -212,7 +216,7 @@ def cell(usage: Usage) -> str:
         parts.append(f"+{usage.shared}")
     if usage.stack:
         parts.append(f"stack {usage.stack}")
-    if usage.spill_stores or usage.spill_loads:
+    if usage.spills:
         parts.append(f"spills {usage.spill_stores}/{usage.spill_loads}")
     return " ".join(parts)
 
