@@ -50,11 +50,11 @@ execute_process(
 # --- targets --------------------------------------------------------------------------------------
 
 # What the glue of every device needs: the checks of arguments, and tensors.
-add_library(glue OBJECT csrc/cpu/arguments.cpp csrc/cpu/tensors.cpp)
+add_library(glue OBJECT csrc/glue/arguments.cpp csrc/glue/tensors.cpp)
 target_include_directories(glue PRIVATE csrc)
 target_link_libraries(glue PRIVATE torch_headers)
 
-add_library(ops OBJECT csrc/ops.cpp csrc/cpu/packed.cpp csrc/cpu/rnn.cpp)
+add_library(ops OBJECT csrc/ops.cpp csrc/cpu/compact.cpp csrc/cpu/packed.cpp csrc/cpu/rnn.cpp)
 target_link_libraries(ops PRIVATE torch_headers kernels)
 
 set(cuda_architectures)

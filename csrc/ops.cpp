@@ -19,6 +19,8 @@
 // that it was made of; csrc/cpu/fingerprint.h tells what is noticed when. turn: the number of steps
 // that calls with this block have run before.
 //
+// allow_tf32: whether recurrent products of float32 on CUDA may round to TF32.
+//
 // Arguments that few calls have come last, with defaults: those that are not given cost nothing.
 
 #include <torch/csrc/stable/library.h>
@@ -28,7 +30,8 @@ STABLE_TORCH_LIBRARY(seq2seq_ext, m) {
       "rnn(Tensor x, Tensor? h_0, Tensor? c_0, Tensor[] weights, int cell, int num_layers=1, "
       "bool bidirectional=False, bool save=False, Tensor? packed=None, int turn=0, "
       "Tensor? lengths=None, Tensor? batch_sizes=None, Tensor? resets=None, "
-      "Tensor? dropout_mask=None) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor reserve)");
+      "Tensor? dropout_mask=None, bool allow_tf32=False) "
+      "-> (Tensor y, Tensor h_n, Tensor c_n, Tensor reserve)");
   m.def(
       "prepack(Tensor[] weights, int cell, int num_layers=1, bool bidirectional=False, "
       "ScalarType? dtype=None) -> Tensor");
@@ -36,6 +39,6 @@ STABLE_TORCH_LIBRARY(seq2seq_ext, m) {
       "rnn_backward(Tensor? d_y, Tensor? d_h_n, Tensor? d_c_n, Tensor x, Tensor? h_0, Tensor? c_0, "
       "Tensor[] weights, Tensor y, Tensor reserve, int cell, int num_layers, bool bidirectional, "
       "bool input_grad, bool state_grad, bool weight_grad, Tensor? lengths=None, "
-      "Tensor? batch_sizes=None, Tensor? resets=None, Tensor? dropout_mask=None) "
-      "-> (Tensor d_x, Tensor d_h_0, Tensor d_c_0, Tensor[] d_weights)");
+      "Tensor? batch_sizes=None, Tensor? resets=None, Tensor? dropout_mask=None, "
+      "bool allow_tf32=False) -> (Tensor d_x, Tensor d_h_0, Tensor d_c_0, Tensor[] d_weights)");
 }

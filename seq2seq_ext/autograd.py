@@ -40,17 +40,18 @@ class _Rnn(torch.autograd.Function):
         c_0: Tensor | None,
         options: tuple[Any, ...],
         save: bool,
-        sequence: tuple[Tensor | None, ...],
+        sequence: tuple[Any, ...],
         *weights: Tensor,
     ) -> tuple[Tensor, ...]:
         rest = (None, 0, *sequence) if sequence else ()
         with below_autograd():
             y, h_n, c_n, reserve = rnn_op(x, h_0, c_0, weights, *options, save, *rest)
-        ctx.options, ctx.save, ctx.parts = options, save, len(sequence)
+        tensors, ctx.flags = sequence[:4], sequence[4:]
+        ctx.options, ctx.save, ctx.parts = options, save, len(tensors)
         ctx.set_materialize_grads(False)
         empty = [t for t in (h_n, c_n) if t.dim() == 1]
         ctx.mark_non_differentiable(*empty, reserve)
-        ctx.save_for_backward(x, h_0, c_0, y, reserve, *sequence, *weights)
+        ctx.save_for_backward(x, h_0, c_0, y, reserve, *tensors, *weights)
         return y, h_n, c_n, reserve
 
     @staticmethod
@@ -82,6 +83,7 @@ class _Rnn(torch.autograd.Function):
             wanted[1] or wanted[2],
             any(wanted[6:]),
             *sequence,
+            *ctx.flags,
         )
         if torch.is_grad_enabled():  # a second derivative is to be taken
             d_x, d_h_0, d_c_0, d_weights = rnn_backward_op(*arguments)
@@ -114,7 +116,7 @@ def _rnn_autograd(
     save: bool = False,
     packed: Tensor | None = None,
     turn: int = 0,
-    *sequence: Tensor | None,
+    *sequence: Any,
 ) -> tuple[Tensor, ...]:
     options = (cell, num_layers, bidirectional)
     if torch.is_grad_enabled() and require_grad(x, h_0, c_0, weights):
@@ -142,7 +144,7 @@ class _RnnBackward(torch.autograd.Function):
         h_0: Tensor | None,
         c_0: Tensor | None,
         saved: tuple[Any, ...],
-        sequence: tuple[Tensor | None, ...],
+        sequence: tuple[Any, ...],
         *weights: Tensor,
     ) -> tuple[Tensor, ...]:
         with below_autograd():
@@ -151,9 +153,10 @@ class _RnnBackward(torch.autograd.Function):
             )
         # y and the reserve are functions of the other inputs, through which the reference
         # computes them anew: no gradient flows into them.
-        ctx.options, ctx.parts = saved[2:5], len(sequence)
+        tensors = sequence[:4]
+        ctx.options, ctx.parts = saved[2:5], len(tensors)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(d_y, d_h_n, d_c_n, x, h_0, c_0, *sequence, *weights)
+        ctx.save_for_backward(d_y, d_h_n, d_c_n, x, h_0, c_0, *tensors, *weights)
         return d_x, d_h_0, d_c_0, *d_weights
 
     @staticmethod

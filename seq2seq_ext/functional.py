@@ -29,6 +29,7 @@ Input = TypeVar("Input", Tensor, PackedSequence)
 _GATES = {"lstm": 4, "gru": 3, "gru_reset_before": 3, "rnn_tanh": 1, "rnn_relu": 1}
 _LAYER = {"lstm": "LSTM", "gru": "GRU", "gru_reset_before": "GRU"}  # the rest: "RNN"
 _DTYPES = (torch.float32, torch.float64)
+_CPU = torch.device("cpu")
 
 
 def lstm(
@@ -334,7 +335,7 @@ def run(
             c_0 = None if c_0 is None else c_0.index_select(1, sorted_indices)
 
     if lengths is not None:
-        lengths = _check_lengths(lengths, B, single)
+        lengths = _check_lengths(lengths, B, single, device)
     if resets is not None:
         resets = _check_resets(resets, x, single, batch_first)
     dropout_mask = None
@@ -436,7 +437,7 @@ def _check_state(state: Tensor, size: tuple[int, int, int], name: str, weight: T
     return state
 
 
-def _check_lengths(lengths: Tensor, B: int, single: bool) -> Tensor:
+def _check_lengths(lengths: Tensor, B: int, single: bool, device: torch.device) -> Tensor:
     """``lengths`` as the operator takes it; their values are checked there."""
     if not isinstance(lengths, Tensor):
         raise TypeError(f"lengths must be a Tensor of integers, got {type(lengths).__name__}")
@@ -453,7 +454,8 @@ def _check_lengths(lengths: Tensor, B: int, single: bool) -> Tensor:
             f"lengths must have size ({B},), one length for each sequence of the batch, "
             f"got {tuple(lengths.shape)}"
         )
-    return lengths if lengths.device.type == "cpu" else lengths.cpu()
+    # Where the input is they may stay: looking at them would wait for the device.
+    return lengths if lengths.device in (device, _CPU) else lengths.cpu()
 
 
 def _check_resets(resets: Tensor, x: Tensor, single: bool, batch_first: bool) -> Tensor:

@@ -53,7 +53,8 @@ def rnn(
     """Run a stack of recurrent layers; :mod:`seq2seq_ext.functional` is the friendlier way in.
 
     Args:
-        x: float32 or float64 (T, B, I) of any strides; with ``batch_sizes``, (N, I).
+        x: float32 or float64, on CUDA also float16 or bfloat16, (T, B, I) of any strides; with
+            ``batch_sizes``, (N, I).
         h_0: (L*D, B, P), in the dtype of ``x`` as all that follows. None stands for zeros, except
             beside ``batch_sizes``.
         c_0: (L*D, B, H) for ``"lstm"``, None where ``h_0`` is; None for every other cell.
@@ -62,7 +63,8 @@ def rnn(
         cell: ``"lstm"``, ``"gru"``, ``"gru_reset_before"``, ``"rnn_tanh"`` or ``"rnn_relu"``.
         num_layers: L.
         bidirectional: whether D is 2.
-        lengths: int64 (B,) on the CPU, 0 to T each, in any order.
+        lengths: int64 (B,), 0 to T each, in any order; on the CPU, or where ``x`` is.  The latter
+            are not checked, which would wait for the device, but kept within 0 to T.
         batch_sizes: int64 (T,) on the CPU, as :class:`~torch.nn.utils.rnn.PackedSequence` has it.
         resets: bool (T, B) or (N,); where true, the state entering that step is zero.
         dropout_mask: (L-1, T, B, D*P) or (L-1, N, D*P), what the outputs of all layers but the last
@@ -80,7 +82,7 @@ def rnn(
     >>> y.shape, h_n.shape, c_n.shape
     (torch.Size([5, 4, 2]), torch.Size([1, 4, 2]), torch.Size([1, 4, 2]))
     """
-    sequence: tuple[Tensor | None, ...] = ()
+    sequence: tuple[Any, ...] = ()
     if not (lengths is batch_sizes is resets is dropout_mask is None):
         sequence = (lengths, batch_sizes, resets, dropout_mask)
     options = (_NUMBER[cell], num_layers, bidirectional)
@@ -99,7 +101,7 @@ def step(
     """Take one step of one layer: what a cell does.
 
     Args:
-        x: float32 or float64 (B, I) of any strides.
+        x: as for :func:`rnn`, (B, I) of any strides.
         h: (B, P), in the dtype of ``x`` as all that follows; None stands for zeros.
         c: (B, H) for ``"lstm"``, None where ``h`` is; None for every other cell.
         weights: as for :func:`rnn`, of one layer and direction.
@@ -163,7 +165,7 @@ def _call(
     c_0: Tensor | None,
     weights: Sequence[Tensor],
     options: tuple[int, ...],
-    sequence: tuple[Tensor | None, ...],
+    sequence: tuple[Any, ...],
     packed: Packed | None,
     special: bool,
 ) -> tuple[Tensor, ...]:
@@ -176,6 +178,8 @@ def _call(
     the layer.
     """
     save = torch.is_grad_enabled() and require_grad(x, h_0, c_0, weights)
+    if not x.is_cpu and x.dtype == torch.float32 and _tf32_allowed():
+        sequence = (*(sequence or (None,) * 4), True)
     rest = (None, 0, *sequence) if sequence else ()
     if packed is not None and (special or save or not x.is_cpu):
         packed = None
@@ -189,6 +193,12 @@ def _call(
         if packed is not None:
             return packed.run(x, h_0, c_0, weights, options, sequence)
         return cast("tuple[Tensor, ...]", rnn_op(x, h_0, c_0, weights, *options, False, *rest))
+
+
+def _tf32_allowed() -> bool:
+    """Whether torch lets the recurrent layers of cuDNN round float32 to TF32, and so ours."""
+    rnn: Any = torch.backends.cudnn.rnn  # to mypy the module, at run time its settings
+    return bool(rnn.fp32_precision == "tf32")
 
 
 class _Made(NamedTuple):
@@ -318,6 +328,7 @@ def _rnn_fake(
     batch_sizes: Tensor | None = None,
     resets: Tensor | None = None,
     dropout_mask: Tensor | None = None,
+    allow_tf32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     _check_devices(x, h_0, c_0, weights)
     H, P, reserve = _sizes(x, weights, cell, num_layers, bidirectional)
@@ -366,6 +377,7 @@ def _rnn_backward_fake(
     batch_sizes: Tensor | None = None,
     resets: Tensor | None = None,
     dropout_mask: Tensor | None = None,
+    allow_tf32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     _check_devices(x, h_0, c_0, weights)
     return (

@@ -13,29 +13,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../cells.h"
 #include "team.h"
 
 namespace seq2seq_ext {
-
-enum class Cell { kLstm, kGru, kGruResetBefore, kRnnTanh, kRnnRelu };
-
-// Gates that a cell's weight matrices hold.
-constexpr int64_t num_gates(Cell cell) {
-  return cell == Cell::kLstm ? 4 : cell == Cell::kGru || cell == Cell::kGruResetBefore ? 3 : 1;
-}
-
-// Values per hidden unit and step that backward needs beside the outputs. LSTM: i f g o c;
-// GRU: r z n and W_hn h + b_hn; GRU with reset before: r z n; RNN: nothing.
-constexpr int64_t reserve_slots(Cell cell) {
-  return cell == Cell::kLstm ? 5 : cell == Cell::kGru ? 4 : cell == Cell::kGruResetBefore ? 3 : 0;
-}
-
-// Rows of the reserve are padded to this many units, on every instruction set, so that its size
-// can be known without asking which one runs.
-constexpr int64_t kUnitPadding = 16;
-constexpr int64_t padded_units(int64_t H) {
-  return (H + kUnitPadding - 1) / kUnitPadding * kUnitPadding;
-}
 
 struct Sequence {
   int64_t T, B, N;
@@ -122,12 +103,6 @@ struct Backward : Stack<T> {
   T* d_c_0;                     // (L*D, B, H), LSTM only
   const Weights<T>* d_weights;  // (L*D), every pointer null where that gradient is not wanted
 };
-
-// Elements of the reserve for N steps: the cells' slots (L*D, N, slots, padded H), then the
-// outputs of all layers but the last (L-1, N, D*P).
-inline int64_t reserve_size(Cell cell, int64_t L, int64_t D, int64_t N, int64_t H, int64_t P) {
-  return L * D * N * reserve_slots(cell) * padded_units(H) + (L - 1) * N * D * P;
-}
 
 // The entry points of one instruction set. `*_workspace` gives the bytes of scratch, aligned to 64,
 // that the call needs; all members of the team make the call with the same arguments.

@@ -124,7 +124,7 @@ Handle pack(const Layers& layers, WeightType type) {
 PackedBlock packed_block(const Layers& layers, const View& packed, int64_t before, int64_t steps) {
   const auto* base = static_cast<const char*>(packed.data());
   const int64_t bytes = packed.dim == 1 && packed.dtype == aoti_torch_dtype_uint8() &&
-                                packed.device == aoti_torch_device_type_cpu() &&
+                                packed.device.type == aoti_torch_device_type_cpu() &&
                                 packed.stride[0] == 1
                             ? packed.size[0]
                             : 0;

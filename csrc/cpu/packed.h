@@ -6,9 +6,10 @@
 
 #include <optional>
 
-#include "arguments.h"
+#include "../glue/arguments.h"
+#include "../glue/tensors.h"
+#include "compact.h"
 #include "kernels.h"
-#include "tensors.h"
 
 namespace seq2seq_ext {
 

@@ -1,24 +1,23 @@
-// The operators on CPU tensors: checks every argument (arguments.h), allocates, and calls the
+// The operators on CPU tensors: checks every argument (glue/arguments.h), allocates, and calls the
 // kernels on torch's threads (team_run.h). No kernel runs, and no memory is written, before all
 // checks have passed.
 
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
-#include <new>
 #include <optional>
-#include <stdexcept>
 #include <type_traits>
 #include <vector>
 
-#include "arguments.h"
+#include "../glue/arguments.h"
+#include "../glue/tensors.h"
+#include "compact.h"
 #include "dispatch.h"
 #include "kernels.h"
 #include "packed.h"
 #include "plan.h"
 #include "scratch.h"
 #include "team_run.h"
-#include "tensors.h"
 
 namespace seq2seq_ext {
 namespace {
@@ -28,7 +27,7 @@ namespace {
 // Where compact rows lie in a dense tensor (T, B, features) with these strides. A table is made
 // only where no single stride does.
 template <typename T>
-Rows<T> dense_rows(const Arguments& a, Scratch::Frame& frame, T* base, int64_t time,
+Rows<T> dense_rows(const CompactArguments& a, Scratch::Frame& frame, T* base, int64_t time,
                    int64_t batch) {
   if (a.row == nullptr) {
     if (a.T <= 1 || time == a.B * batch) return {base, nullptr, batch};
@@ -43,21 +42,21 @@ Rows<T> dense_rows(const Arguments& a, Scratch::Frame& frame, T* base, int64_t t
 
 // The same in a tensor shaped like x, with any strides but adjacent features.
 template <typename T>
-Rows<T> rows_of(const Arguments& a, Scratch::Frame& frame, T* base, const View& view) {
+Rows<T> rows_of(const CompactArguments& a, Scratch::Frame& frame, T* base, const View& view) {
   if (a.form != Form::kDense) return {base, nullptr, view.stride[0]};
   return dense_rows(a, frame, base, view.stride[0], view.stride[1]);
 }
 
 // The same in a contiguous one.
 template <typename T>
-Rows<T> new_rows(const Arguments& a, Scratch::Frame& frame, T* base, int64_t features) {
+Rows<T> new_rows(const CompactArguments& a, Scratch::Frame& frame, T* base, int64_t features) {
   if (a.form != Form::kDense) return {base, nullptr, features};
   return dense_rows(a, frame, base, a.B * features, features);
 }
 
 // Zeros in the rows of a contiguous tensor (T, B, features) that lie behind the end of a sequence.
 template <typename T>
-void zero_padding(const Arguments& a, T* base, int64_t features) {
+void zero_padding(const CompactArguments& a, T* base, int64_t features) {
   if (a.lengths == nullptr) return;
   for (int64_t b = 0; b < a.B; ++b)
     for (int64_t t = a.lengths[b]; t < a.T; ++t)
@@ -65,7 +64,7 @@ void zero_padding(const Arguments& a, T* base, int64_t features) {
 }
 
 template <typename T>
-void fill_stack(const Arguments& a, Scratch::Frame& frame, bool backward,
+void fill_stack(const CompactArguments& a, Scratch::Frame& frame, bool backward,
                 std::optional<WeightType> packed, int vector_bytes, Stack<T>& stack) {
   fill_layers(a, frame, stack);
   stack.sequence = {a.T, a.B, a.N, a.active, a.offset, a.source, a.reset};
@@ -97,7 +96,7 @@ struct Outputs {
 };
 
 template <typename T>
-Outputs forward(Arguments& a, bool save, const PackedBlock& packed) {
+Outputs forward(CompactArguments& a, bool save, const PackedBlock& packed) {
   const bool lstm = a.cell == Cell::kLstm;
   const bool step = a.form == Form::kStep;
   // The reserve has one size whatever the lengths, so that it is known without looking into them.
@@ -129,11 +128,6 @@ Outputs forward(Arguments& a, bool save, const PackedBlock& packed) {
 
 // ---- backward -------------------------------------------------------------------------------
 
-// Gradients of outputs; an empty one is zero.
-struct Cotangents {
-  View y, h_n, c_n;
-};
-
 // Which gradients are wanted.
 struct Wanted {
   bool input, state, weights;
@@ -146,13 +140,13 @@ struct Gradients {
 
 // Memory of a state's gradient: the tensor's, or scratch where nobody wants it.
 template <typename T>
-T* state_gradient(const Arguments& a, Scratch::Frame& frame, bool wanted, const Handle& tensor,
-                  int64_t features) {
+T* state_gradient(const CompactArguments& a, Scratch::Frame& frame, bool wanted,
+                  const Handle& tensor, int64_t features) {
   return wanted ? data<T>(tensor) : frame.take<T>(a.L * a.D * a.B * features);
 }
 
 template <typename T>
-Gradients backward(Arguments& a, const Cotangents& d, const View& y, const View& reserve,
+Gradients backward(CompactArguments& a, const Cotangents& d, const View& y, const View& reserve,
                    const Wanted& wanted) {
   const bool lstm = a.cell == Cell::kLstm;
   const bool input = wanted.input, state = wanted.state && a.h_0;
@@ -203,47 +197,19 @@ Gradients backward(Arguments& a, const Cotangents& d, const View& y, const View&
 
 // Boxed by hand: TORCH_BOX would copy every argument once more. The order is that of ops.cpp.
 
-template <typename Body>
-void with_readable_errors(const Body& body) {
-  try {
-    body();
-  } catch (const std::bad_alloc&) {
-    throw std::runtime_error("not enough memory for the call");
-  }
-}
-
-void take_sequence(ArgumentReader& read, Given& given) {
-  given.lengths = read.optional_tensor();
-  given.batch_sizes = read.optional_tensor();
-  given.resets = read.optional_tensor();
-  given.dropout_mask = read.optional_tensor();
-}
-
 void rnn(StableIValue* stack, uint64_t, uint64_t) {
   with_readable_errors([&] {
-    ArgumentReader read(stack);
-    Given given;
-    given.x = read.tensor();
-    given.h_0 = read.optional_tensor();
-    given.c_0 = read.optional_tensor();
-    given.weights = read.tensors();
-    given.cell = read.integer();
-    given.num_layers = read.integer();
-    given.bidirectional = read.boolean();
-    const bool save = read.boolean();
-    const Handle packed = read.optional_tensor();
-    const int64_t turn = read.integer();
-    take_sequence(read, given);
-
-    Arguments a(given);
+    const ForwardGiven given(stack);
+    CompactArguments a(given);
     PackedBlock block;
-    if (packed) {
-      if (save) fail("packed: expected None with save, for backward reads the weights themselves");
-      if (turn < 0) fail("turn: expected a number of steps, got ", turn);
-      block = packed_block(a, View(packed), turn, std::max<int64_t>(a.T, 1));
+    if (given.packed) {
+      if (given.save)
+        fail("packed: expected None with save, for backward reads the weights themselves");
+      if (given.turn < 0) fail("turn: expected a number of steps, got ", given.turn);
+      block = packed_block(a, View(given.packed), given.turn, std::max<int64_t>(a.T, 1));
     }
-    Outputs out = a.dtype == aoti_torch_dtype_float32() ? forward<float>(a, save, block)
-                                                        : forward<double>(a, save, block);
+    Outputs out = a.dtype == aoti_torch_dtype_float32() ? forward<float>(a, given.save, block)
+                                                        : forward<double>(a, given.save, block);
     stack[0] = result(std::move(out.y));
     stack[1] = result(std::move(out.h_n));
     stack[2] = result(std::move(out.c_n));
@@ -261,41 +227,18 @@ void prepack(StableIValue* stack, uint64_t, uint64_t) {
     if (weights.empty()) fail("weights: expected 2 to 5 tensors for each layer, got none");
     const View first(weights[0]);
     if (first.dim != 2) fail("weights[0]: expected 2 dimensions, got shape ", first);
-    const Layers layers(weights, cell, num_layers, bidirectional, first.dtype, first.size[1]);
+    const Layers layers(weights, cell, num_layers, bidirectional, first, first.size[1]);
     stack[0] = result(pack(layers, weight_type_of(dtype, layers)));
   });
 }
 
 void rnn_backward(StableIValue* stack, uint64_t, uint64_t) {
   with_readable_errors([&] {
-    ArgumentReader read(stack);
-    const Handle d_y = read.optional_tensor(), d_h_n = read.optional_tensor(),
-                 d_c_n = read.optional_tensor();
-    Given given;
-    given.x = read.tensor();
-    given.h_0 = read.optional_tensor();
-    given.c_0 = read.optional_tensor();
-    given.weights = read.tensors();
-    const Handle y_handle = read.tensor(), reserve_handle = read.tensor();
-    given.cell = read.integer();
-    given.num_layers = read.integer();
-    given.bidirectional = read.boolean();
-    Wanted wanted;
-    wanted.input = read.boolean();
-    wanted.state = read.boolean();
-    wanted.weights = read.boolean();
-    take_sequence(read, given);
-
-    Arguments a(given);
-    const View y(y_handle), reserve(reserve_handle);
-    a.check("y", y, a.output_shape());
-    a.check("reserve", reserve, {{a.reserve_elements()}, 1});
-    const Cotangents d{View(d_y), View(d_h_n), View(d_c_n)};
-    if (d.y) a.check("d_y", d.y, a.output_shape());
-    if (a.form == Form::kStep) a.check_none("d_h_n", d.h_n, "one step");
-    if (d.h_n) a.check("d_h_n", d.h_n, a.state_shape(a.P));
-    if (a.cell != Cell::kLstm) a.check_none("d_c_n", d.c_n, "a cell other than lstm");
-    if (d.c_n) a.check("d_c_n", d.c_n, a.state_shape(a.H));
+    const BackwardGiven given(stack);
+    CompactArguments a(given);
+    const Cotangents d(given, a);
+    const View y(given.y), reserve(given.reserve);
+    const Wanted wanted{given.input_grad, given.state_grad, given.weight_grad};
     Gradients out = a.dtype == aoti_torch_dtype_float32()
                         ? backward<float>(a, d, y, reserve, wanted)
                         : backward<double>(a, d, y, reserve, wanted);

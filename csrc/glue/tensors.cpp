@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "scratch.h"
+#include "../cpu/scratch.h"
 
 namespace seq2seq_ext {
 namespace {
@@ -16,28 +16,26 @@ constexpr size_t kMappedAnew = size_t{32} << 20;
 
 }  // namespace
 
-Handle empty(const Shape& shape, int32_t dtype) {
+Handle empty(const Shape& shape, int32_t dtype, Device device) {
   int64_t stride[4], elements = 1;
   bool fits = true;
   for (int64_t i = shape.dim - 1; i >= 0; --i) {
     stride[i] = elements;
     fits &= !__builtin_mul_overflow(elements, std::max<int64_t>(shape.size[i], 1), &elements);
   }
-  const int64_t element_size = dtype == aoti_torch_dtype_float64() ? 8
-                               : dtype == aoti_torch_dtype_uint8() ? 1
-                                                                   : 4;
   AtenTensorHandle handle;
-  if (!fits ||
-      aoti_torch_empty_strided(shape.dim, shape.size, stride, dtype, aoti_torch_device_type_cpu(),
-                               0, &handle) != TORCH_SUCCESS) {
+  if (!fits || aoti_torch_empty_strided(shape.dim, shape.size, stride, dtype, device.type,
+                                        device.index, &handle) != TORCH_SUCCESS) {
     std::string sizes;
     for (int64_t i = 0; i < shape.dim; ++i)
       sizes += (i ? ", " : "") + std::to_string(shape.size[i]);
     throw std::runtime_error("not enough memory for a tensor of shape (" + sizes + ")");
   }
   Handle tensor(handle);
-  const auto bytes = static_cast<size_t>(elements * element_size);
-  if (bytes >= kMappedAnew) advise_huge_pages(data_of(tensor), bytes);
+  if (device.type == aoti_torch_device_type_cpu()) {
+    const auto bytes = static_cast<size_t>(elements * element_size(dtype));
+    if (bytes >= kMappedAnew) advise_huge_pages(data_of(tensor), bytes);
+  }
   return tensor;
 }
 

@@ -1,15 +1,15 @@
-// The arguments of the operators, from what a caller hands over to what the kernels read: checked,
-// and with the tables of the compact order (kernels.h). Nothing is allocated for a check unless it
-// fails, and a dense batch needs no table beyond two numbers for each step.
+// The arguments of the operators, on whatever device, from what a caller hands over to what has
+// been checked. Nothing is allocated for a check unless it fails, and no value that lies on another
+// device than the CPU is looked at.
 #pragma once
 
 #include <cstdint>
+#include <new>
 #include <sstream>
 #include <stdexcept>
 #include <vector>
 
-#include "kernels.h"
-#include "scratch.h"
+#include "../cells.h"
 #include "tensors.h"
 
 namespace seq2seq_ext {
@@ -37,6 +37,25 @@ struct Given {
   Handle lengths, batch_sizes, resets, dropout_mask;
 };
 
+// What a call of rnn and one of rnn_backward hand over, in the order of ops.cpp.
+struct ForwardGiven : Given {
+  bool save;
+  Handle packed;
+  int64_t turn;
+  bool allow_tf32;
+
+  explicit ForwardGiven(const StableIValue* stack);
+};
+
+struct BackwardGiven : Given {
+  Handle d_y, d_h_n, d_c_n;
+  Handle y, reserve;
+  bool input_grad, state_grad, weight_grad;
+  bool allow_tf32;
+
+  explicit BackwardGiven(const StableIValue* stack);
+};
+
 // What x holds.
 enum class Form {
   kDense,   // (T, B, I)
@@ -48,15 +67,16 @@ enum class Form {
 struct Layers {
   Cell cell;
   int32_t dtype;
+  Device device;
   int64_t I, H, P, L, D;
   bool bias, projected;
   std::vector<const void*> given;    // where the weights lie
   std::vector<const void*> weights;  // and contiguous, `roles()` to a layer and direction
 
-  // Layers of `dtype` for an input of `I` features. Throws std::runtime_error naming the argument
-  // that is wrong.
+  // Layers for an input of `I` features, of the dtype and on the device of `like`. Throws
+  // std::runtime_error naming the argument that is wrong.
   Layers(const std::vector<Handle>& weights, int64_t cell, int64_t num_layers, bool bidirectional,
-         int32_t dtype, int64_t I);
+         const View& like, int64_t I);
 
   int64_t roles() const { return 2 + (bias ? 2 : 0) + (projected ? 1 : 0); }
   // Shape of weight `role` of the layer.
@@ -70,40 +90,10 @@ struct Layers {
   std::vector<Handle> copies_;
 };
 
-// Pointers to weights or their gradients, from as many for each layer and direction as there are
-// roles.
-template <typename T, typename PointerAt>
-const Weights<T>* weight_pointers(const Layers& layers, Scratch::Frame& frame,
-                                  const PointerAt& at) {
-  Weights<T>* pointers = frame.take<Weights<T>>(layers.L * layers.D);
-  const int64_t roles = layers.roles();
-  for (int64_t i = 0; i < layers.L * layers.D; ++i) {
-    const int64_t first = i * roles;
-    pointers[i] = {static_cast<T*>(at(first)), static_cast<T*>(at(first + 1)),
-                   layers.bias ? static_cast<T*>(at(first + 2)) : nullptr,
-                   layers.bias ? static_cast<T*>(at(first + 3)) : nullptr,
-                   layers.projected ? static_cast<T*>(at(first + roles - 1)) : nullptr};
-  }
-  return pointers;
-}
-
-// What of a call the kernels know without its input.
-template <typename T>
-void fill_layers(const Layers& layers, Scratch::Frame& frame, Stack<T>& stack) {
-  stack.cell = layers.cell;
-  stack.L = layers.L;
-  stack.D = layers.D;
-  stack.I = layers.I;
-  stack.H = layers.H;
-  stack.P = layers.P;
-  stack.weights =
-      weight_pointers<const T>(layers, frame, [&](int64_t i) { return layers.weights[i]; });
-}
-
 struct Arguments : Layers {
   Form form;
   int64_t T, B;
-  int64_t N;          // valid steps
+  int64_t N;          // valid steps; T*B where lengths_on_device knows better
   int64_t user_rows;  // of x without its features: T*B, or N where packed
   View x;             // with adjacent features
   View h_0, c_0;      // contiguous, or none: zero
@@ -112,16 +102,10 @@ struct Arguments : Layers {
   // Throws std::runtime_error naming the argument that is wrong. Keeps pointers into `given`.
   explicit Arguments(const Given& given);
 
-  // Makes the tables below, which live as long as the frame. Apart from the checks, so that tensors
-  // too large for the memory are refused before anything of their size is written.
-  void arrange(Scratch::Frame& frame);
-
-  const int64_t* active = nullptr;  // as in Sequence, like all to reset
-  const int64_t* offset = nullptr;
-  const int64_t* source = nullptr;
-  const uint8_t* reset = nullptr;
-  const int64_t* row = nullptr;  // (N) where the caller has compact row r, t * B + b; null: at r
-  const int64_t* lengths = nullptr;  // (B) as given; null: all T
+  const int64_t* lengths = nullptr;      // (B) as given on the CPU; null: all T, or on the device
+  const int64_t* batch_sizes = nullptr;  // (T), packed only
+  View lengths_on_device;                // (B) int64, whose values nobody has checked
+  View resets;                           // contiguous, (T, B) or (N)
 
   Shape output_shape() const;                 // of y
   Shape state_shape(int64_t features) const;  // of h_0 and c_0
@@ -137,9 +121,24 @@ struct Arguments : Layers {
   void take_batch_sizes(View given);
   void take_lengths(View given);
   void take_resets(View given);
-
-  const int64_t* batch_sizes_ = nullptr;  // (T), packed only
-  const uint8_t* resets_ = nullptr;       // as given
 };
+
+// The tensors of a call of rnn_backward beside those of Arguments: gradients of outputs, an empty
+// one being zero, and what forward left.
+struct Cotangents {
+  View y, h_n, c_n;
+
+  Cotangents(const BackwardGiven& given, const Arguments& a);  // checks them
+};
+
+// Runs an operator; what ends it otherwise becomes a RuntimeError that a user can read.
+template <typename Body>
+void with_readable_errors(const Body& body) {
+  try {
+    body();
+  } catch (const std::bad_alloc&) {
+    throw std::runtime_error("not enough memory for the call");
+  }
+}
 
 }  // namespace seq2seq_ext

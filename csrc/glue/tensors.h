@@ -39,6 +39,18 @@ class Handle {
   AtenTensorHandle handle_ = nullptr;
 };
 
+struct Device {
+  int32_t type = 0;   // as aoti_torch_device_type_cpu() and so on
+  int32_t index = 0;  // 0 for the CPU
+};
+
+// Bytes of a number; 1 for bool and bytes.
+inline int64_t element_size(int32_t dtype) {
+  if (dtype == aoti_torch_dtype_float64() || dtype == aoti_torch_dtype_int64()) return 8;
+  if (dtype == aoti_torch_dtype_float32() || dtype == aoti_torch_dtype_int32()) return 4;
+  return dtype == aoti_torch_dtype_float16() || dtype == aoti_torch_dtype_bfloat16() ? 2 : 1;
+}
+
 // What a tensor is; borrows from a Handle, which must outlive it.
 struct View {
   AtenTensorHandle handle = nullptr;
@@ -46,7 +58,7 @@ struct View {
   const int64_t* size = nullptr;    // (dim)
   const int64_t* stride = nullptr;  // (dim)
   int32_t dtype = 0;                // as aoti_torch_dtype_float32() and so on
-  int32_t device = 0;               // as aoti_torch_device_type_cpu() and so on
+  Device device;
 
   View() = default;
   explicit View(const Handle& tensor) : handle(tensor.get()) {
@@ -56,7 +68,9 @@ struct View {
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(handle, &sizes));
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(handle, &strides));
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(handle, &dtype));
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(handle, &device));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(handle, &device.type));
+    if (device.type != aoti_torch_device_type_cpu())
+      TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(handle, &device.index));
     size = sizes;
     stride = strides;
   }
@@ -82,9 +96,8 @@ struct Shape {
   int64_t dim;
 };
 
-// A new tensor on the CPU of float, double or bytes, uninitialized and contiguous. Throws where
-// there is no memory for it.
-Handle empty(const Shape& shape, int32_t dtype);
+// A new tensor, uninitialized and contiguous. Throws where there is no memory for it.
+Handle empty(const Shape& shape, int32_t dtype, Device device = {});
 
 inline void* data_of(const Handle& tensor) {
   void* pointer;

@@ -3,12 +3,17 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
-#include <numeric>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 
 namespace seq2seq_ext {
+
+std::ostream& operator<<(std::ostream& out, const Device& device) {
+  if (device.type == aoti_torch_device_type_cpu()) return out << "CPU";
+  return out << (device.type == aoti_torch_device_type_cuda() ? "CUDA" : "other device's");
+}
+
 namespace {
 
 // ---- messages -------------------------------------------------------------------------------
@@ -33,8 +38,21 @@ std::ostream& operator<<(std::ostream& out, const DtypeName& dtype) {
 // ---- checks ---------------------------------------------------------------------------------
 
 template <typename Name>
-void check_cpu(const Name& name, const View& view) {
-  if (view.device != aoti_torch_device_type_cpu()) fail(name, ": expected a CPU tensor, like x");
+void check_device(const Name& name, const View& view, const Device& device) {
+  if (view.device.type != device.type) fail(name, ": expected a ", device, " tensor, like x");
+  if (view.device.index != device.index)
+    fail(name, ": expected a tensor on device ", device.index, ", like x, got one on device ",
+         view.device.index);
+}
+
+bool is_float(int32_t dtype, const Device& device) {
+  if (dtype == aoti_torch_dtype_float32() || dtype == aoti_torch_dtype_float64()) return true;
+#ifdef SEQ2SEQ_EXT_CUDA_ON_CPU  // the CUDA kernels on CPU tensors, for tests
+  constexpr bool on_cuda = true;
+#else
+  const bool on_cuda = device.type != aoti_torch_device_type_cpu();
+#endif
+  return on_cuda && (dtype == aoti_torch_dtype_float16() || dtype == aoti_torch_dtype_bfloat16());
 }
 
 template <typename Name>
@@ -44,8 +62,9 @@ void check_dtype(const Name& name, const View& view, int32_t expected) {
 }
 
 template <typename Name>
-void check_all(const Name& name, const View& view, int32_t dtype, const Shape& shape) {
-  check_cpu(name, view);
+void check_all(const Name& name, const View& view, const Device& device, int32_t dtype,
+               const Shape& shape) {
+  check_device(name, view, device);
   check_dtype(name, view, dtype);
   if (view.dim != shape.dim || !std::equal(shape.size, shape.size + shape.dim, view.size))
     fail(name, ": expected shape ", shape, ", got ", view);
@@ -92,10 +111,12 @@ std::ostream& operator<<(std::ostream& out, const View& view) {
 // ---- layers ----------------------------------------------------------------------------------
 
 Layers::Layers(const std::vector<Handle>& tensors, int64_t cell_number, int64_t num_layers,
-               bool bidirectional, int32_t dtype, int64_t I)
-    : cell(cell_of(cell_number)), dtype(dtype), I(I) {
-  if (dtype != aoti_torch_dtype_float32() && dtype != aoti_torch_dtype_float64())
-    fail("x: expected dtype Float or Double, got ", DtypeName{dtype});
+               bool bidirectional, const View& like, int64_t I)
+    : cell(cell_of(cell_number)), dtype(like.dtype), device(like.device), I(I) {
+  if (!is_float(dtype, device))
+    fail("x: expected dtype Float or Double",
+         device.type == aoti_torch_device_type_cpu() ? "" : ", Half or BFloat16", ", got ",
+         DtypeName{dtype});
   if (num_layers <= 0) fail("num_layers: expected at least 1, got ", num_layers);
   L = num_layers;
   D = bidirectional ? 2 : 1;
@@ -121,7 +142,7 @@ Layers::Layers(const std::vector<Handle>& tensors, int64_t cell_number, int64_t 
   weights.reserve(count);
   for (int64_t i = 0; i < count; ++i) {
     const View weight(tensors[i]);
-    check_all(WeightName{i}, weight, dtype, weight_shape(i / each / D, i % each));
+    check_all(WeightName{i}, weight, device, dtype, weight_shape(i / each / D, i % each));
     given.push_back(weight.data());
     weights.push_back(contiguous(weight).data());
   }
@@ -138,7 +159,7 @@ Shape Layers::weight_shape(int64_t layer, int64_t role) const {
 size_t Layers::weight_bytes(int64_t index) const {
   const Shape shape = weight_shape(index / roles() / D, index % roles());
   const int64_t elements = shape.size[0] * (shape.dim == 2 ? shape.size[1] : 1);
-  return static_cast<size_t>(elements) * (dtype == aoti_torch_dtype_float64() ? 8 : 4);
+  return static_cast<size_t>(elements * element_size(dtype));
 }
 
 View Layers::contiguous(View view) {
@@ -159,12 +180,11 @@ View Layers::contiguous(View view) {
 Arguments::Arguments(const Given& given) : Arguments(given, View(given.x)) {}
 
 Arguments::Arguments(const Given& given, const View& x_given)
-    : Layers(given.weights, given.cell, given.num_layers, given.bidirectional, x_given.dtype,
+    : Layers(given.weights, given.cell, given.num_layers, given.bidirectional, x_given,
              last_size(x_given)),
       x(x_given),
       h_0(given.h_0),
       c_0(given.c_0) {
-  check_cpu("x", x);
   if (given.batch_sizes) {
     form = Form::kPacked;
     if (x.dim != 2) fail("x: expected 2 dimensions (N, I), with batch_sizes, got shape ", x);
@@ -234,7 +254,7 @@ Shape Arguments::state_shape(int64_t features) const {
 }
 
 void Arguments::check(const char* name, const View& view, const Shape& shape) const {
-  check_all(name, view, dtype, shape);
+  check_all(name, view, device, dtype, shape);
 }
 
 void Arguments::check_none(const char* name, const View& view, const char* what) const {
@@ -247,23 +267,28 @@ View Arguments::with_adjacent_features(View view) {
 }
 
 void Arguments::take_batch_sizes(View given) {
-  check_cpu("batch_sizes", given);
+  if (given.device.type != aoti_torch_device_type_cpu()) fail("batch_sizes: expected a CPU tensor");
   check_dtype("batch_sizes", given, aoti_torch_dtype_int64());
   if (given.dim != 1) fail("batch_sizes: expected 1 dimension, got shape ", given);
   T = given.size[0];
-  batch_sizes_ = static_cast<const int64_t*>(contiguous(given).data());
+  batch_sizes = static_cast<const int64_t*>(contiguous(given).data());
   N = 0;
   for (int64_t t = 0; t < T; ++t) {
-    if (batch_sizes_[t] < 0 || batch_sizes_[t] > (t == 0 ? B : batch_sizes_[t - 1]))
+    if (batch_sizes[t] < 0 || batch_sizes[t] > (t == 0 ? B : batch_sizes[t - 1]))
       fail("batch_sizes: expected sizes from the batch size ", B, " on that never increase, got ",
-           batch_sizes_[t], " at step ", t);
-    N += batch_sizes_[t];
+           batch_sizes[t], " at step ", t);
+    N += batch_sizes[t];
   }
   if (N != x.size[0]) fail("batch_sizes: expected a sum of ", x.size[0], " as x has rows, got ", N);
 }
 
 void Arguments::take_lengths(View given) {
-  check_all("lengths", given, aoti_torch_dtype_int64(), {{B}, 1});
+  if (given.device.type != aoti_torch_device_type_cpu()) {
+    check_all("lengths", given, device, aoti_torch_dtype_int64(), {{B}, 1});
+    lengths_on_device = contiguous(given);
+    return;
+  }
+  check_all("lengths", given, given.device, aoti_torch_dtype_int64(), {{B}, 1});
   const int64_t* length = static_cast<const int64_t*>(contiguous(given).data());
   int64_t sum = 0;
   for (int64_t b = 0; b < B; ++b) {
@@ -278,54 +303,73 @@ void Arguments::take_lengths(View given) {
 }
 
 void Arguments::take_resets(View given) {
-  check_all("resets", given, aoti_torch_dtype_bool(),
+  check_all("resets", given, device, aoti_torch_dtype_bool(),
             form == Form::kPacked ? Shape{{N}, 1} : Shape{{T, B}, 2});
-  resets_ = static_cast<const uint8_t*>(contiguous(given).data());
+  resets = contiguous(given);
 }
 
-void Arguments::arrange(Scratch::Frame& frame) {
-  if (form == Form::kPacked) {
-    active = batch_sizes_;
-  } else {
-    int64_t* running = frame.take<int64_t>(T);
-    if (lengths == nullptr) {
-      std::fill(running, running + T, B);
-    } else {
-      int64_t* sorted = frame.take<int64_t>(B);
-      std::iota(sorted, sorted + B, 0);
-      std::sort(sorted, sorted + B, [&](int64_t a, int64_t b) {
-        return lengths[a] != lengths[b] ? lengths[a] > lengths[b] : a < b;
-      });
-      for (int64_t t = 0, b = B; t < T; ++t) {
-        while (b > 0 && lengths[sorted[b - 1]] <= t) --b;
-        running[t] = b;
-      }
-      source = sorted;
-    }
-    active = running;
-  }
-  int64_t* first = frame.take<int64_t>(T);
-  for (int64_t t = 0, r = 0; t < T; ++t) {
-    first[t] = r;
-    r += active[t];
-  }
-  offset = first;
-  if (source != nullptr) {
-    int64_t* at = frame.take<int64_t>(N);
-    for (int64_t t = 0, r = 0; t < T; ++t)
-      for (int64_t b = 0; b < active[t]; ++b) at[r++] = t * B + source[b];
-    row = at;
-  }
-  if (resets_ != nullptr) {
-    if (row == nullptr) {
-      reset = resets_;
-    } else {
-      uint8_t* compact = frame.take<uint8_t>(N);
-      for (int64_t r = 0; r < N; ++r) compact[r] = resets_[row[r]];
-      reset = compact;
-    }
-    if (std::all_of(reset, reset + N, [](uint8_t value) { return value == 0; })) reset = nullptr;
-  }
+// ---- calls ------------------------------------------------------------------------------------
+
+namespace {
+
+void take_layers(ArgumentReader& read, Given& given) {
+  given.x = read.tensor();
+  given.h_0 = read.optional_tensor();
+  given.c_0 = read.optional_tensor();
+  given.weights = read.tensors();
+}
+
+void take_options(ArgumentReader& read, Given& given) {
+  given.cell = read.integer();
+  given.num_layers = read.integer();
+  given.bidirectional = read.boolean();
+}
+
+void take_sequence(ArgumentReader& read, Given& given) {
+  given.lengths = read.optional_tensor();
+  given.batch_sizes = read.optional_tensor();
+  given.resets = read.optional_tensor();
+  given.dropout_mask = read.optional_tensor();
+}
+
+}  // namespace
+
+ForwardGiven::ForwardGiven(const StableIValue* stack) {
+  ArgumentReader read(stack);
+  take_layers(read, *this);
+  take_options(read, *this);
+  save = read.boolean();
+  packed = read.optional_tensor();
+  turn = read.integer();
+  take_sequence(read, *this);
+  allow_tf32 = read.boolean();
+}
+
+BackwardGiven::BackwardGiven(const StableIValue* stack) {
+  ArgumentReader read(stack);
+  d_y = read.optional_tensor();
+  d_h_n = read.optional_tensor();
+  d_c_n = read.optional_tensor();
+  take_layers(read, *this);
+  y = read.tensor();
+  reserve = read.tensor();
+  take_options(read, *this);
+  input_grad = read.boolean();
+  state_grad = read.boolean();
+  weight_grad = read.boolean();
+  take_sequence(read, *this);
+  allow_tf32 = read.boolean();
+}
+
+Cotangents::Cotangents(const BackwardGiven& given, const Arguments& a)
+    : y(given.d_y), h_n(given.d_h_n), c_n(given.d_c_n) {
+  a.check("y", View(given.y), a.output_shape());
+  a.check("reserve", View(given.reserve), {{a.reserve_elements()}, 1});
+  if (y) a.check("d_y", y, a.output_shape());
+  if (a.form == Form::kStep) a.check_none("d_h_n", h_n, "one step");
+  if (h_n) a.check("d_h_n", h_n, a.state_shape(a.P));
+  if (a.cell != Cell::kLstm) a.check_none("d_c_n", c_n, "a cell other than lstm");
+  if (c_n) a.check("d_c_n", c_n, a.state_shape(a.H));
 }
 
 }  // namespace seq2seq_ext

@@ -1,0 +1,582 @@
+// The general path: what a step does beside its matrix products, which are a library's; and helpers
+// that run once over all steps. One thread for each hidden unit of each sequence and direction, the
+// units side by side.
+//
+// This is the way of what the persistent kernels do not run: weights too large for the device, a
+// device that cannot launch cooperatively, projections, and the GRU of Cho et al. (2014), whose
+// reset gate comes before a second product in every step.
+#include "steps.cuh"
+
+namespace seq2seq_ext::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+constexpr int kSumBytes = kThreads * static_cast<int>(sizeof(double));
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), int64_t threads, cudaStream_t stream,
+                   Arguments... arguments) {
+  if (threads == 0) return cudaSuccess;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>((threads + kThreads - 1) / kThreads));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = kSumBytes;  // more than most need, and no reason to wait
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
+}
+
+__device__ __forceinline__ int64_t thread_number() {
+  return static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+}
+
+// A unit of a sequence in a direction; the thread may be past the end.
+struct Unit {
+  int d, b, u;
+  bool there;
+  int64_t at;  // in a (D, B, features) matrix
+
+  __device__ __forceinline__ Unit(int64_t D, int64_t B, int64_t features) {
+    at = thread_number();
+    u = static_cast<int>(at % features);
+    b = static_cast<int>(at / features % B);
+    d = static_cast<int>(at / features / B);
+    there = d < D;
+  }
+};
+
+// The time of step s in the order of reading; s = -1 is the state before the first step.
+__device__ __forceinline__ int time_of(const Steps& steps, int64_t s, int d) {
+  return static_cast<int>(d == 0 ? s : steps.T - 1 - s);
+}
+
+// What W_hh reads in the step after `at`: h, h_0 where the sequence begins there, 0 after a reset.
+template <typename T>
+__device__ __forceinline__ T entering(const Forward<T>& a, const Position& next, int b, int u,
+                                      int d, T h) {
+  if (!next.active || next.reset) return narrow<T>(0);
+  if (next.index > 0) return h;
+  return a.h_0 == nullptr ? narrow<T>(0) : a.h_0[(d * a.steps.B + b) * a.P + u];
+}
+
+// Writes h of a step: y, h_n, and the state entering the next step.
+template <typename T>
+__device__ __forceinline__ void leave(const Forward<T>& a, const Position& at, int64_t s, int b,
+                                      int u, int d, T h, T* state) {
+  if (!at.active) h = narrow<T>(0);
+  const int t = time_of(a.steps, s, d);
+  if (a.steps.offset == nullptr || t < length_of(a.steps, b))
+    a.y[row_of(a.steps, t, b) * a.D * a.P + d * a.P + u] = h;
+  const int64_t to = (d * a.steps.B + b) * a.P + u;
+  if (at.active && at.index == at.length - 1) a.h_n[to] = h;
+  state[to] = entering(a, position(a.steps, time_of(a.steps, s + 1, d), b, d), b, u, d, h);
+}
+
+// ---- forward ----------------------------------------------------------------------------------
+
+template <typename T>
+__global__ void start_kernel(const Forward<T> a, const ForwardStep<T> step) {
+  const Unit unit(a.D, a.steps.B, a.P);
+  if (!unit.there) return;
+  const int d = unit.d, b = unit.b;
+  const Position first = position(a.steps, time_of(a.steps, 0, d), b, d);
+  step.h[unit.at] = entering(a, first, b, unit.u, d, narrow<T>(0));
+  if (length_of(a.steps, b) > 0) return;
+  a.h_n[unit.at] = a.h_0 == nullptr ? narrow<T>(0) : a.h_0[unit.at];
+  if (a.cell != Cell::kLstm) return;
+  for (int64_t u = unit.u; u < a.H; u += a.P) {
+    const int64_t at = (d * a.steps.B + b) * a.H + u;
+    a.c_n[at] = a.c_0 == nullptr ? narrow<T>(0) : a.c_0[at];
+  }
+}
+
+template <typename C, typename T>
+__global__ void step_kernel(const Forward<T> a, const ForwardStep<T> step, int64_t s) {
+  const Unit unit(a.D, a.steps.B, a.H);
+  if (!unit.there) return;
+  const int d = unit.d, b = unit.b, u = unit.u;
+  const Position at = position(a.steps, time_of(a.steps, s, d), b, d);
+  T h = narrow<T>(0);
+  if (at.active) {
+    Accumulator<T> x[C::kGates], sums[C::kGates];
+    const Biases<C, T> bias = biases_of<C>(a, u, d);
+    load_inputs<C>(a, bias, at, u, d, x);
+    for (int g = 0; g < C::kGates; ++g)
+      sums[g] = widen(step.sums[((d * a.steps.B + b) * C::kGates + g) * a.H + u]);
+    h = narrow<T>(forward_unit<C>(a, bias, at, b, u, d, x, sums, step.carry[unit.at]));
+  }
+  if (step.projected == nullptr) {
+    leave(a, at, s, b, u, d, h, step.h);
+  } else {
+    step.inner[unit.at] = h;
+  }
+}
+
+template <typename T>
+__global__ void project_kernel(const Forward<T> a, const ForwardStep<T> step, int64_t s) {
+  const Unit unit(a.D, a.steps.B, a.P);
+  if (!unit.there) return;
+  const Position at = position(a.steps, time_of(a.steps, s, unit.d), unit.b, unit.d);
+  leave(a, at, s, unit.b, unit.u, unit.d, step.projected[unit.at], step.h);
+}
+
+// ---- the GRU with reset before
+// --------------------------------------------------------------------
+
+// The gate g of r and z, from the sums (D, B, 2H).
+template <typename T>
+__device__ __forceinline__ Accumulator<T> early_gate(const Forward<T>& a,
+                                                     const ForwardStep<T>& step, const Position& at,
+                                                     int b, int u, int d, int g) {
+  auto sum = widen(a.x[((at.row * a.D + d) * 3 + g) * a.H + u]) +
+             widen(step.sums[((d * a.steps.B + b) * 2 + g) * a.H + u]);
+  if (a.b_ih[d] != nullptr) sum += widen(a.b_ih[d][g * a.H + u]) + widen(a.b_hh[d][g * a.H + u]);
+  return Functions<T>::sigmoid(sum);
+}
+
+template <typename T>
+__global__ void apply_reset_kernel(const Forward<T> a, const ForwardStep<T> step, int64_t s) {
+  const Unit unit(a.D, a.steps.B, a.H);
+  if (!unit.there) return;
+  const Position at = position(a.steps, time_of(a.steps, s, unit.d), unit.b, unit.d);
+  step.inner[unit.at] =
+      at.active
+          ? narrow<T>(early_gate(a, step, at, unit.b, unit.u, unit.d, 0) * widen(step.h[unit.at]))
+          : narrow<T>(0);
+}
+
+template <typename T>
+__global__ void reset_before_kernel(const Forward<T> a, const ForwardStep<T> step, int64_t s) {
+  const Unit unit(a.D, a.steps.B, a.H);
+  if (!unit.there) return;
+  const int d = unit.d, b = unit.b, u = unit.u;
+  const Position at = position(a.steps, time_of(a.steps, s, d), b, d);
+  T out = narrow<T>(0);
+  if (at.active) {
+    auto& carry = step.carry[unit.at];
+    if (at.index == 0) carry = a.h_0 == nullptr ? 0 : widen(a.h_0[unit.at]);
+    if (at.reset) carry = 0;
+    const auto r = early_gate(a, step, at, b, u, d, 0), z = early_gate(a, step, at, b, u, d, 1);
+    auto sum = widen(a.x[((at.row * a.D + d) * 3 + 2) * a.H + u]) + widen(step.sums_n[unit.at]);
+    if (a.b_ih[d] != nullptr) sum += widen(a.b_ih[d][2 * a.H + u]) + widen(a.b_hh[d][2 * a.H + u]);
+    const auto n = Functions<T>::tanh(sum);
+    if (a.reserve != nullptr) {
+      T* slot = saved_at(a.reserve, a.steps, 3, a.H, at.row, u, d);
+      const int64_t next = padded_units(a.H);
+      slot[0] = narrow<T>(r), slot[next] = narrow<T>(z), slot[2 * next] = narrow<T>(n);
+    }
+    carry = n + z * (carry - n);
+    out = narrow<T>(carry);
+  }
+  leave(a, at, s, b, u, d, out, step.h);
+}
+
+// ---- backward -----------------------------------------------------------------------------------
+
+// The gradient that step s + 1 left for the state between the two.
+template <typename T>
+__device__ __forceinline__ Accumulator<T> recurrent_part(const Backward<T>& a,
+                                                         const BackwardStep<T>& step, int64_t s,
+                                                         int b, int u, int d) {
+  const Position from = position(a.steps, time_of(a.steps, s + 1, d), b, d);
+  return from.active && !from.reset ? widen(step.recurrent[(d * a.steps.B + b) * a.P + u]) : 0;
+}
+
+// Gradient of h after step s, without what `carry` holds.
+template <typename T>
+__device__ __forceinline__ Accumulator<T> output_gradient(const Backward<T>& a,
+                                                          const BackwardStep<T>& step,
+                                                          const Position& at, int64_t s, int b,
+                                                          int u, int d) {
+  auto d_h = recurrent_part(a, step, s, b, u, d);
+  if (a.d_y != nullptr) d_h += widen(a.d_y[at.row * a.D * a.P + d * a.P + u]);
+  if (at.index == at.length - 1) d_h += final_gradient(a.d_h_n, a.steps, a.P, b, u, d);
+  return d_h;
+}
+
+// Whether position s is the one before the first step, where the initial state's gradients go.
+__device__ __forceinline__ bool before_first(const Position& at) {
+  return at.length > 0 && at.index == -1;
+}
+
+template <typename T>
+__global__ void project_backward_kernel(const Backward<T> a, const BackwardStep<T> step,
+                                        int64_t s) {
+  const Unit unit(a.D, a.steps.B, a.P);
+  if (!unit.there) return;
+  const int d = unit.d, b = unit.b, u = unit.u, t = time_of(a.steps, s, d);
+  const Position at = position(a.steps, t, b, d);
+  T out = narrow<T>(0);
+  if (at.active) {
+    out = narrow<T>(output_gradient(a, step, at, s, b, u, d));
+  } else if (before_first(at)) {
+    a.d_h_0[unit.at] = narrow<T>(recurrent_part(a, step, s, b, u, d));
+  }
+  if (at.length == 0 && s < 0)
+    a.d_h_0[unit.at] = narrow<T>(final_gradient(a.d_h_n, a.steps, a.P, b, u, d));
+  step.d_projected[unit.at] = out;
+  if (s >= 0 && (a.steps.offset == nullptr || t < at.length))
+    step.d_h_rows[(d * a.steps.rows + row_of(a.steps, t, b)) * a.P + u] = out;
+}
+
+template <typename C, typename T>
+__global__ void step_backward_kernel(const Backward<T> a, const BackwardStep<T> step, int64_t s) {
+  using A = Accumulator<T>;
+  constexpr int G = C::kGates;
+  const Unit unit(a.D, a.steps.B, a.H);
+  if (!unit.there) return;
+  const int d = unit.d, b = unit.b, u = unit.u, t = time_of(a.steps, s, d);
+  const Position at = position(a.steps, t, b, d);
+  const bool projected = step.d_inner != nullptr;
+  A d_x[G] = {}, d_sum[G] = {};
+  A& carry = step.carry[unit.at];
+  if (at.active) {
+    const StepRecord<C, T> record = load_record<C>(a, at, t, b, u, d);
+    const A d_h =
+        projected ? widen(step.d_inner[unit.at]) : output_gradient(a, step, at, s, b, u, d);
+    if (at.index == at.length - 1)
+      carry = C::kCarriesCell ? final_gradient(a.d_c_n, a.steps, a.H, b, u, d) : 0;
+    backward_unit<C>(a, at, record, d_h, carry, d_x, d_sum);
+  } else if (before_first(at)) {
+    if (!projected)
+      a.d_h_0[unit.at] =
+          narrow<T>(recurrent_part(a, step, s, b, u, d) + (C::kCarriesCell ? A(0) : carry));
+    if (C::kCarriesCell) a.d_c_0[unit.at] = narrow<T>(carry);
+  }
+  if (at.length == 0 && s < 0) {
+    if (!projected) a.d_h_0[unit.at] = narrow<T>(final_gradient(a.d_h_n, a.steps, a.H, b, u, d));
+    if (C::kCarriesCell)
+      a.d_c_0[unit.at] = narrow<T>(final_gradient(a.d_c_n, a.steps, a.H, b, u, d));
+  }
+  if (s < 0) return;
+  const bool exists = a.steps.offset == nullptr || t < at.length;
+  for (int g = 0; g < G; ++g) {
+    step.d_sums[((d * a.steps.B + b) * G + g) * a.H + u] = narrow<T>(d_sum[g]);
+    if (!exists) continue;
+    const int64_t to = ((row_of(a.steps, t, b) * a.D + d) * G + g) * a.H + u;
+    a.d_h[to] = narrow<T>(d_sum[g]);
+    if (a.d_x != nullptr) a.d_x[to] = narrow<T>(d_x[g]);
+  }
+}
+
+// Gradients of n and z; that of r needs d_n W_hn first.
+template <typename T>
+__global__ void reset_before_backward_kernel(const Backward<T> a, const BackwardStep<T> step,
+                                             int64_t s) {
+  using A = Accumulator<T>;
+  const Unit unit(a.D, a.steps.B, a.H);
+  if (!unit.there) return;
+  const int d = unit.d, b = unit.b, u = unit.u, t = time_of(a.steps, s, d);
+  const Position at = position(a.steps, t, b, d);
+  A& carry = step.carry[unit.at];
+  A d_n = 0, d_z = 0;
+  if (at.active) {
+    if (at.index == at.length - 1) carry = 0;
+    const A d_h = output_gradient(a, step, at, s, b, u, d) + carry;
+    const T* slot = saved_at(a.reserve, a.steps, 3, a.H, at.row, u, d);
+    const A z = widen(slot[padded_units(a.H)]), n = widen(slot[2 * padded_units(a.H)]);
+    const A before = state_before<GruCell<T>>(a, at, t, b, u, d);
+    d_n = d_h * (1 - z) * (1 - n * n);
+    d_z = d_h * (before - n) * z * (1 - z);
+    carry = d_h * z;
+  } else if (before_first(at)) {
+    a.d_h_0[unit.at] = narrow<T>(recurrent_part(a, step, s, b, u, d) + carry);
+  }
+  if (at.length == 0 && s < 0)
+    a.d_h_0[unit.at] = narrow<T>(final_gradient(a.d_h_n, a.steps, a.H, b, u, d));
+  if (s < 0) return;
+  step.d_n[unit.at] = narrow<T>(d_n);
+  step.d_sums[((d * a.steps.B + b) * 2 + 1) * a.H + u] = narrow<T>(d_z);
+}
+
+template <typename T>
+__global__ void reset_gate_backward_kernel(const Backward<T> a, const BackwardStep<T> step,
+                                           int64_t s) {
+  using A = Accumulator<T>;
+  const Unit unit(a.D, a.steps.B, a.H);
+  if (!unit.there) return;
+  const int d = unit.d, b = unit.b, u = unit.u, t = time_of(a.steps, s, d);
+  const Position at = position(a.steps, t, b, d);
+  A d_r = 0;
+  if (at.active) {
+    const A r = widen(*saved_at(a.reserve, a.steps, 3, a.H, at.row, u, d));
+    const A d_reset_h = widen(step.d_reset_h[unit.at]);
+    d_r = d_reset_h * state_before<GruCell<T>>(a, at, t, b, u, d) * r * (1 - r);
+    step.carry[unit.at] = at.reset ? 0 : step.carry[unit.at] + d_reset_h * r;
+  }
+  T* d_rz = step.d_sums + (d * a.steps.B + b) * 2 * a.H + u;
+  d_rz[0] = narrow<T>(d_r);
+  if (a.steps.offset != nullptr && t >= at.length) return;
+  T* rows = a.d_h + (row_of(a.steps, t, b) * a.D + d) * 3 * a.H + u;
+  rows[0] = narrow<T>(d_r);
+  rows[a.H] = d_rz[a.H];
+  rows[2 * a.H] = step.d_n[unit.at];
+}
+
+// ---- over all steps
+// -------------------------------------------------------------------------------
+
+constexpr int kUploadCount = 512;
+
+struct Upload {
+  int32_t length[kUploadCount];
+};
+
+__global__ void upload_kernel(const Upload upload, int64_t first, int64_t B, int32_t* device) {
+  const int64_t b = first + thread_number();
+  if (thread_number() < kUploadCount && b < B) device[b] = upload.length[thread_number()];
+}
+
+__global__ void take_lengths_kernel(const int64_t* given, int64_t B, int64_t T, int32_t* device) {
+  const int64_t b = thread_number();
+  if (b < B) device[b] = static_cast<int32_t>(given[b] < 0 ? 0 : given[b] > T ? T : given[b]);
+}
+
+__global__ void offsets_kernel(const int32_t* length, int64_t B, int64_t T, int64_t* offset) {
+  const int64_t t = thread_number();
+  if (t >= T) return;
+  int64_t sum = 0;
+  for (int64_t b = 0; b < B; ++b) sum += length[b] < t ? length[b] : t;
+  offset[t] = sum;
+}
+
+template <typename T>
+__global__ void pad_states_kernel(const T* states, int64_t rows, int64_t features, int64_t padded,
+                                  T* out) {
+  const int64_t i = thread_number(), row = i / padded, u = i % padded;
+  if (row >= rows) return;
+  const T value = u < features ? states[row * features + u] : narrow<T>(0);
+  const bool is_nan = widen(value) != widen(value);
+  out[i] = from_bits<T>(bits_of(narrow<T>(is_nan ? Accumulator<T>(NAN) : widen(value))));
+}
+
+// A number of a matrix of rows that lie where the sequence's steps do.
+struct Entry {
+  int64_t row, column;
+  bool there;
+  int t, b;
+
+  __device__ __forceinline__ Entry(const Steps& steps, int64_t features) {
+    const int64_t i = thread_number(), step = i / features;
+    column = i % features;
+    t = static_cast<int>(step / steps.B);
+    b = static_cast<int>(step % steps.B);
+    there = t < steps.T && (steps.offset == nullptr || t < length_of(steps, b));
+    row = there ? row_of(steps, t, b) : 0;
+  }
+};
+
+template <typename T>
+__global__ void entering_kernel(const Backward<T> a, int d, T* out, T* inner) {
+  const int64_t features = inner == nullptr || a.cell == Cell::kGruResetBefore ? a.P : a.H;
+  const Entry e(a.steps, features);
+  if (!e.there) return;
+  const int u = static_cast<int>(e.column);
+  const Position at = position(a.steps, e.t, e.b, d);
+  const int64_t to = d * a.steps.rows + e.row;
+  if (u < a.P) {
+    T h = narrow<T>(0);
+    if (at.active && !at.reset) {
+      if (at.index > 0) {
+        h = a.y[row_of(a.steps, d == 0 ? e.t - 1 : e.t + 1, e.b) * a.D * a.P + d * a.P + u];
+      } else if (a.h_0 != nullptr) {
+        h = a.h_0[(d * a.steps.B + e.b) * a.P + u];
+      }
+    }
+    out[to * a.P + u] = h;
+    if (a.cell == Cell::kGruResetBefore)
+      inner[to * a.H + u] =
+          at.active
+              ? narrow<T>(widen(*saved_at(a.reserve, a.steps, 3, a.H, e.row, u, d)) * widen(h))
+              : narrow<T>(0);
+  }
+  if (inner != nullptr && a.cell == Cell::kLstm) {
+    const T* slot = saved_at(a.reserve, a.steps, 5, a.H, e.row, u, d);
+    inner[to * a.H + u] = at.active
+                              ? narrow<T>(widen(slot[3 * padded_units(a.H)]) *
+                                          Functions<T>::tanh(widen(slot[4 * padded_units(a.H)])))
+                              : narrow<T>(0);
+  }
+}
+
+template <typename T>
+__global__ void clean_kernel(const Steps steps, const T* x, const T* mask, int64_t features,
+                             T* out) {
+  const Entry e(steps, features);
+  if (!e.there) return;
+  const int64_t i = e.row * features + e.column;
+  T value = narrow<T>(0);
+  if (e.t < length_of(steps, e.b))
+    value = mask == nullptr ? x[i] : narrow<T>(widen(x[i]) * widen(mask[i]));
+  out[i] = value;
+}
+
+constexpr int kSumColumns = kWarp, kSumRows = kThreads / kWarp;
+
+template <typename T>
+__global__ void sum_kernel(const T* x, int64_t rows, int64_t columns, int64_t stride, T* out,
+                           T* again) {
+  SEQ2SEQ_EXT_DYNAMIC_SHARED(memory);
+  auto* sums = reinterpret_cast<Accumulator<T>*>(memory);  // (kSumRows, kSumColumns)
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * kSumColumns + threadIdx.x % kSumColumns;
+  const int first = threadIdx.x / kSumColumns;
+  Accumulator<T> sum = 0;
+  if (column < columns)
+    for (int64_t r = first; r < rows; r += kSumRows) sum += widen(x[r * stride + column]);
+  sums[threadIdx.x] = sum;
+  SEQ2SEQ_EXT_SYNC_THREADS(5);
+  if (first != 0 || column >= columns) return;
+  for (int i = 1; i < kSumRows; ++i) sum += sums[i * kSumColumns + threadIdx.x];
+  out[column] = narrow<T>(sum);
+  if (again != nullptr) again[column] = narrow<T>(sum);
+}
+
+}  // namespace
+
+// ---- launches
+// -------------------------------------------------------------------------------------
+
+template <typename T>
+cudaError_t start_forward(const Forward<T>& a, const ForwardStep<T>& step, cudaStream_t stream) {
+  return launch(start_kernel<T>, a.D * a.steps.B * a.P, stream, a, step);
+}
+
+template <typename T>
+cudaError_t apply_reset_gate(const Forward<T>& a, const ForwardStep<T>& step, int64_t s,
+                             cudaStream_t stream) {
+  return launch(apply_reset_kernel<T>, a.D * a.steps.B * a.H, stream, a, step, s);
+}
+
+template <typename T>
+cudaError_t step_forward(const Forward<T>& a, const ForwardStep<T>& step, int64_t s,
+                         cudaStream_t stream) {
+  const int64_t units = a.D * a.steps.B * a.H;
+  switch (a.cell) {
+    case Cell::kLstm:
+      return launch(step_kernel<LstmCell<T>, T>, units, stream, a, step, s);
+    case Cell::kGru:
+      return launch(step_kernel<GruCell<T>, T>, units, stream, a, step, s);
+    case Cell::kGruResetBefore:
+      return launch(reset_before_kernel<T>, units, stream, a, step, s);
+    case Cell::kRnnTanh:
+    case Cell::kRnnRelu:
+      break;
+  }
+  return launch(step_kernel<RnnCell<T>, T>, units, stream, a, step, s);
+}
+
+template <typename T>
+cudaError_t project_forward(const Forward<T>& a, const ForwardStep<T>& step, int64_t s,
+                            cudaStream_t stream) {
+  return launch(project_kernel<T>, a.D * a.steps.B * a.P, stream, a, step, s);
+}
+
+template <typename T>
+cudaError_t project_backward(const Backward<T>& a, const BackwardStep<T>& step, int64_t s,
+                             cudaStream_t stream) {
+  return launch(project_backward_kernel<T>, a.D * a.steps.B * a.P, stream, a, step, s);
+}
+
+template <typename T>
+cudaError_t step_backward(const Backward<T>& a, const BackwardStep<T>& step, int64_t s,
+                          cudaStream_t stream) {
+  const int64_t units = a.D * a.steps.B * a.H;
+  switch (a.cell) {
+    case Cell::kLstm:
+      return launch(step_backward_kernel<LstmCell<T>, T>, units, stream, a, step, s);
+    case Cell::kGru:
+      return launch(step_backward_kernel<GruCell<T>, T>, units, stream, a, step, s);
+    case Cell::kGruResetBefore:
+      return launch(reset_before_backward_kernel<T>, units, stream, a, step, s);
+    case Cell::kRnnTanh:
+    case Cell::kRnnRelu:
+      break;
+  }
+  return launch(step_backward_kernel<RnnCell<T>, T>, units, stream, a, step, s);
+}
+
+template <typename T>
+cudaError_t reset_gate_backward(const Backward<T>& a, const BackwardStep<T>& step, int64_t s,
+                                cudaStream_t stream) {
+  return launch(reset_gate_backward_kernel<T>, a.D * a.steps.B * a.H, stream, a, step, s);
+}
+
+template <typename T>
+cudaError_t pad_states(const T* states, int64_t rows, int64_t features, T* out,
+                       cudaStream_t stream) {
+  const int64_t padded = padded_to_pieces<T>(features);
+  return launch(pad_states_kernel<T>, rows * padded, stream, states, rows, features, padded, out);
+}
+
+template <typename T>
+cudaError_t entering_states(const Backward<T>& a, T* out, T* inner, cudaStream_t stream) {
+  const bool projected = a.cell == Cell::kLstm && inner != nullptr;
+  for (int d = 0; d < a.D; ++d) {
+    const cudaError_t error =
+        launch(entering_kernel<T>, a.steps.T * a.steps.B * (projected ? a.H : a.P), stream, a, d,
+               out, inner);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+template <typename T>
+cudaError_t clean_rows(const Steps& steps, const T* x, const T* mask, int64_t features, T* out,
+                       cudaStream_t stream) {
+  return launch(clean_kernel<T>, steps.T * steps.B * features, stream, steps, x, mask, features,
+                out);
+}
+
+template <typename T>
+cudaError_t sum_rows(const T* x, int64_t rows, int64_t columns, int64_t stride, T* out, T* again,
+                     cudaStream_t stream) {
+  const int64_t blocks = (columns + kSumColumns - 1) / kSumColumns;
+  return launch(sum_kernel<T>, blocks * kThreads, stream, x, rows, columns, stride, out, again);
+}
+
+cudaError_t upload_lengths(const int64_t* host, int64_t B, int32_t* device, cudaStream_t stream) {
+  for (int64_t first = 0; first < B; first += kUploadCount) {
+    Upload upload{};
+    for (int64_t i = 0; i < kUploadCount && first + i < B; ++i)
+      upload.length[i] = static_cast<int32_t>(host[first + i]);
+    const cudaError_t error = launch(upload_kernel, kUploadCount, stream, upload, first, B, device);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t take_lengths(const int64_t* given, int64_t B, int64_t T, int32_t* device,
+                         cudaStream_t stream) {
+  return launch(take_lengths_kernel, B, stream, given, B, T, device);
+}
+
+cudaError_t packed_offsets(const int32_t* length, int64_t B, int64_t T, int64_t* offset,
+                           cudaStream_t stream) {
+  return launch(offsets_kernel, T, stream, length, B, T, offset);
+}
+
+#define INSTANTIATE(T)                                                                          \
+  template cudaError_t start_forward(const Forward<T>&, const ForwardStep<T>&, cudaStream_t);   \
+  template cudaError_t apply_reset_gate(const Forward<T>&, const ForwardStep<T>&, int64_t,      \
+                                        cudaStream_t);                                          \
+  template cudaError_t step_forward(const Forward<T>&, const ForwardStep<T>&, int64_t,          \
+                                    cudaStream_t);                                              \
+  template cudaError_t project_forward(const Forward<T>&, const ForwardStep<T>&, int64_t,       \
+                                       cudaStream_t);                                           \
+  template cudaError_t project_backward(const Backward<T>&, const BackwardStep<T>&, int64_t,    \
+                                        cudaStream_t);                                          \
+  template cudaError_t step_backward(const Backward<T>&, const BackwardStep<T>&, int64_t,       \
+                                     cudaStream_t);                                             \
+  template cudaError_t reset_gate_backward(const Backward<T>&, const BackwardStep<T>&, int64_t, \
+                                           cudaStream_t);                                       \
+  template cudaError_t pad_states(const T*, int64_t, int64_t, T*, cudaStream_t);                \
+  template cudaError_t sum_rows(const T*, int64_t, int64_t, int64_t, T*, T*, cudaStream_t);     \
+  template cudaError_t entering_states(const Backward<T>&, T*, T*, cudaStream_t);               \
+  template cudaError_t clean_rows(const Steps&, const T*, const T*, int64_t, T*, cudaStream_t)
+INSTANTIATE(__half);
+INSTANTIATE(__nv_bfloat16);
+INSTANTIATE(float);
+INSTANTIATE(double);
+#undef INSTANTIATE
+
+}  // namespace seq2seq_ext::cuda
