@@ -17,7 +17,8 @@ CMAKE = CXX="$$($(BIN)/python build_tools/preflight.py compiler)" $(BIN)/cmake -
 BUILD_EXT = PATH="$(abspath $(BIN)):$$PATH" python setup.py --quiet build_ext --inplace
 
 BUILD_FILES := pyproject.toml setup.py CMakeLists.txt $(wildcard cmake/* build_tools/*.py)
-CXX_FILES := $(wildcard csrc/*.cpp csrc/*.h $(foreach suffix,cpp h cu cuh,csrc/*/*.$(suffix) csrc/*/*/*.$(suffix)))
+CXX_FILES := $(wildcard $(foreach suffix,cpp h cu cuh,csrc/*.$(suffix) csrc/*/*.$(suffix) \
+	csrc/*/*/*.$(suffix)))
 
 # Stamps: an empty file in the environment per step that is done.
 TORCH_STAMP := $(VENV)/.stamp-$(subst /,-,$(subst =,-,$(firstword $(TORCH))))
@@ -29,7 +30,7 @@ EXTENSION_STAMP := $(VENV)/.stamp-extension
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help demo test test-cpp test-python lint format sanitize bench wheel sdist check-wheel \
-	cross-check build setup clean distclean
+	cross-check cuda-check build setup clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +83,9 @@ cross-check: $(DEV_STAMP) ## compile the kernels for aarch64, and test them wher
 	if command -v qemu-aarch64 >/dev/null || command -v qemu-aarch64-static >/dev/null; then \
 		$(BIN)/ctest --test-dir build/aarch64 --output-on-failure; fi
 
+cuda-check: $(DEV_STAMP) ## compile the CUDA kernels for every GPU, and list what they take; wants nvcc
+	$(BIN)/python build_tools/cuda_check.py --output docs/cuda_resources.md
+
 # --- packages -------------------------------------------------------------------------------------
 
 wheel: $(TORCH_STAMP) ## dist/*.whl
@@ -103,7 +107,8 @@ check-wheel: wheel ## test the wheel in a fresh environment, away from the sourc
 	cd build/check-wheel/run && ../venv/bin/python -m pytest tests $(PYTEST_ARGS)
 
 clean: ## remove what was built
-	rm -rf build dist *.egg-info seq2seq_ext/_C.*.so $(EXTENSION_STAMP) $(DEV_STAMP) $(DEMO_STAMP)
+	rm -rf build dist *.egg-info seq2seq_ext/_C.*.so seq2seq_ext/_cuda.so \
+		$(EXTENSION_STAMP) $(DEV_STAMP) $(DEMO_STAMP)
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment and the tools' caches as well

@@ -35,33 +35,51 @@ def find_tool(name: str) -> str:
 
 
 class CMakeBuild(build_ext):
-    """Builds the one extension module with CMake and Ninja."""
+    """Builds every extension with one run of CMake and Ninja, and puts each in its place."""
 
-    def build_extension(self, ext: Extension) -> None:
+    def build_extensions(self) -> None:
         preflight.check_python_headers()
-        compiler = preflight.find_compiler()
+        environment = {**os.environ, "CXX": preflight.find_compiler()}
         torch = preflight.require_torch()
-        build = ROOT / "build" / "cmake" / f"{self.plat_name}-{sysconfig.get_config_var('SOABI')}"
+        tag = f"{self.plat_name}-{sysconfig.get_config_var('SOABI')}"
+        cuda = preflight.use_cuda(torch)
+        if cuda:
+            nvcc = environment["CUDACXX"] = preflight.require_nvcc()
+            # CMake keeps the nvcc that a folder was made with.
+            tag += f"-cuda{preflight.nvcc_version(nvcc)}"
+        build = ROOT / "build" / "cmake" / tag
         configure = [
             f"-DCMAKE_MAKE_PROGRAM={find_tool('ninja')}",  # isolated builds move it each time
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DSEQ2SEQ_EXT_TORCH_DIR={torch.path}",
-            f"-DSEQ2SEQ_EXT_CUDA={'ON' if preflight.use_cuda(torch) else 'OFF'}",
+            f"-DSEQ2SEQ_EXT_CUDA={'ON' if cuda else 'OFF'}",
             f"-DSEQ2SEQ_EXT_OUTPUT_DIR={build / 'module'}",
             # Stated each time: what CMAKE_ARGS changed for one build is not to stay for the next.
             "-DCMAKE_BUILD_TYPE=Release",
             "-DSEQ2SEQ_EXT_SANITIZE=",
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]
-        self._cmake("-S", ROOT, "-B", build, "-G", "Ninja", *configure, compiler=compiler)
+        self._cmake("-S", ROOT, "-B", build, "-G", "Ninja", *configure, environment=environment)
         self._show_clangd(build / "compile_commands.json")
-        self._cmake("--build", build, "--target", "_C", compiler=compiler)
-        self._place(build / "module" / Path(self.get_ext_filename(ext.name)).name, ext)
+        wanted = [ext for ext in self.extensions if cuda or ext is not CUDA]
+        targets = [ext.name.rpartition(".")[2] for ext in wanted]
+        self._cmake("--build", build, "--target", *targets, environment=environment)
+        for ext in wanted:
+            self._place(build / "module" / Path(self.get_ext_filename(ext.name)).name, ext)
+        if not cuda:  # one of an earlier build would be shipped
+            Path(self.get_ext_fullpath(CUDA.name)).unlink(missing_ok=True)
 
-    def _cmake(self, *arguments: object, compiler: str) -> None:
+    def get_ext_filename(self, fullname: str) -> str:
+        """Where the library of an extension lies in the package."""
+        # torch loads the CUDA library, not Python, whose version its name then need not hold.
+        if fullname.rpartition(".")[2] == "_cuda":
+            return str(Path(*fullname.split(".")).with_suffix(".so"))
+        return str(super().get_ext_filename(fullname))
+
+    def _cmake(self, *arguments: object, environment: dict[str, str]) -> None:
         command = [find_tool("cmake"), *map(str, arguments)]
         try:
-            subprocess.run(command, check=True, env={**os.environ, "CXX": compiler})
+            subprocess.run(command, check=True, env=environment)
         except subprocess.CalledProcessError as error:
             raise preflight.PreflightError(
                 f"`{shlex.join(command)}` ended with {error.returncode}; what it said stands above."
@@ -74,7 +92,7 @@ class CMakeBuild(build_ext):
         link.symlink_to(database.relative_to(link.parent))
 
     def _place(self, library: Path, ext: Extension) -> None:
-        """Puts the library where setuptools expects it, replacing an older one in one step."""
+        """Puts a library where setuptools expects it, replacing an older one in one step."""
         target = Path(self.get_ext_fullpath(ext.name))
         self.mkpath(str(target.parent))
         partial = target.with_name(f"{target.name}.{os.getpid()}")
@@ -91,7 +109,10 @@ class CMakeBuild(build_ext):
         super().copy_extensions_to_source()
 
 
+# optional: setuptools then accepts that there is none, in a build for the CPU.
+CUDA = Extension("seq2seq_ext._cuda", sources=[], optional=True)
+
 setup(
-    ext_modules=[Extension("seq2seq_ext._C", sources=[])],
+    ext_modules=[Extension("seq2seq_ext._C", sources=[]), CUDA],
     cmdclass={"build_ext": CMakeBuild},
 )

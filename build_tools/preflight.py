@@ -26,6 +26,21 @@ MIN_TORCH = (2, 10)
 MIN_GCC = 11
 MIN_CLANG = 14
 TORCH_REQUIREMENT = f"torch>={MIN_TORCH[0]}.{MIN_TORCH[1]}"
+# The GPUs that the CUDA library is built for where TORCH_CUDA_ARCH_LIST does not say, as compute
+# capabilities without the dot: Turing, Ampere, Ada, Hopper, Blackwell. The oldest is the oldest
+# that will do, and PTX of the newest serves what comes after it.
+CUDA_ARCHITECTURES = ("75", "80", "86", "89", "90", "100", "120")
+# The families that torch's own extension builder knows in TORCH_CUDA_ARCH_LIST.
+CUDA_FAMILIES = {
+    "Turing": "7.5+PTX",
+    "Ampere": "8.0;8.6+PTX",
+    "Ampere+Tegra": "8.7",
+    "Ada": "8.9+PTX",
+    "Hopper": "9.0+PTX",
+    "Blackwell": "10.0;10.3;12.0;12.1+PTX",
+    "Blackwell+Tegra": "11.0",
+}
+DEFAULT_CUDA_HOME = Path("/usr/local/cuda")  # where NVIDIA's installers link the toolkit to
 # Python 3.11 named the layout of virtual environments, which Debian's own layout differs from.
 VENV_SCHEME = "venv" if "venv" in sysconfig.get_scheme_names() else "posix_prefix"
 
@@ -197,12 +212,15 @@ def check_python_headers() -> None:
 
 
 def find_nvcc() -> str | None:
-    """nvcc by CUDACXX, CUDA_HOME or PATH, in this order, as CMake and torch do."""
+    """nvcc by CUDACXX, CUDA_HOME, PATH or the toolkit's usual folder: the order of CMake and torch.
+
+    A variable that is set and names none is not passed over.
+    """
     if os.environ.get("CUDACXX"):
         return shutil.which(os.environ["CUDACXX"])
     if os.environ.get("CUDA_HOME"):
         return shutil.which("nvcc", path=str(Path(os.environ["CUDA_HOME"]) / "bin"))
-    return shutil.which("nvcc")
+    return shutil.which("nvcc") or shutil.which("nvcc", path=str(DEFAULT_CUDA_HOME / "bin"))
 
 
 def nvcc_version(nvcc: str) -> str:
@@ -225,33 +243,99 @@ def nvcc_version(nvcc: str) -> str:
     )
 
 
-def use_cuda(torch: Torch, root: Path = ROOT) -> bool:
-    """Whether the CUDA library is built: SEQ2SEQ_EXT_CUDA = auto (default), on or off.
+def cuda_architectures(nvcc: str) -> list[str]:
+    """What the CUDA library is compiled for: ["80", "90", "90+PTX"].
 
-    auto means that the project has CUDA sources, nvcc is there and torch is a CUDA build. No GPU
-    is needed to build.
+    A number stands for machine code, "+PTX" for the portable form that a driver compiles for GPUs
+    newer than the library. TORCH_CUDA_ARCH_LIST says which, in torch's syntax: "8.0;9.0+PTX" or
+    "8.0 9.0+PTX", families such as "Ampere" included. Without it, `CUDA_ARCHITECTURES` as far as
+    this nvcc knows them.
 
     Raises:
-        PreflightError: the setting is none of the three, asks for what cannot be had, or nvcc and
-            torch are of different CUDA majors.
+        PreflightError: TORCH_CUDA_ARCH_LIST names what is no architecture, or one that is too old
+            for the kernels or unknown to this nvcc.
+    """
+    known = known_architectures(nvcc)
+    requested = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
+    for family, members in CUDA_FAMILIES.items():
+        requested = re.sub(rf"(?<![\w+]){re.escape(family)}(?![\w+])", members, requested)
+    entries = [entry for entry in re.split(r"[;,\s]+", requested) if entry]
+    if not entries:
+        chosen = [name for name in CUDA_ARCHITECTURES if not known or name in known]
+        if not chosen:
+            raise PreflightError(
+                f"{nvcc} compiles for none of {', '.join(CUDA_ARCHITECTURES)}. Install another "
+                "CUDA toolkit, or build for the CPU with SEQ2SEQ_EXT_CUDA=off."
+            )
+        return [*chosen, f"{chosen[-1]}+PTX"]
+
+    code: set[str] = set()
+    ptx: set[str] = set()
+    for entry in entries:
+        match = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", entry)
+        if match is None:
+            raise PreflightError(
+                f"TORCH_CUDA_ARCH_LIST holds {entry!r}; expected compute capabilities such as "
+                f"8.0;9.0+PTX, or one of {', '.join(CUDA_FAMILIES)}."
+            )
+        name = match[1] + match[2]
+        if architecture_order(name) < architecture_order(CUDA_ARCHITECTURES[0]):
+            raise PreflightError(
+                f"TORCH_CUDA_ARCH_LIST holds {entry}, and the oldest GPUs that the kernels run on "
+                "are of 7.5. Take it out, or build for the CPU with SEQ2SEQ_EXT_CUDA=off."
+            )
+        if known and name.rstrip("af") not in known:
+            raise PreflightError(
+                f"TORCH_CUDA_ARCH_LIST holds {entry}, which {nvcc} does not know: it compiles for "
+                f"{', '.join(known)}. Take it out, or install another CUDA toolkit."
+            )
+        code.add(name)
+        if match[3]:
+            ptx.add(name)
+    return [
+        *sorted(code, key=architecture_order),
+        *(f"{name}+PTX" for name in sorted(ptx, key=architecture_order)),
+    ]
+
+
+def architecture_order(name: str) -> tuple[int, str]:
+    """Sorts "90" before "90a" before "100"."""
+    digits = name.rstrip("af")
+    return int(digits), name[len(digits) :]
+
+
+def known_architectures(nvcc: str) -> list[str]:
+    """What this nvcc compiles for, oldest first; nothing where it does not tell."""
+    command = [nvcc, "--list-gpu-code"]
+    try:
+        output = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=60
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return sorted(re.findall(r"^sm_(\d+)$", output, re.M), key=architecture_order)
+
+
+def use_cuda(torch: Torch) -> bool:
+    """Whether the CUDA library is built: SEQ2SEQ_EXT_CUDA = auto (default), on or off.
+
+    auto means that nvcc is there and torch is a CUDA build. No GPU is needed to build.
+
+    Raises:
+        PreflightError: the setting is none of the three, asks for what cannot be had, nvcc and
+            torch are of different CUDA majors, or TORCH_CUDA_ARCH_LIST is not to be had.
     """
     setting = os.environ.get("SEQ2SEQ_EXT_CUDA", "auto").lower() or "auto"
     if setting not in ("auto", "on", "off"):
         raise PreflightError(f"SEQ2SEQ_EXT_CUDA is {setting!r}; expected auto, on or off.")
     if setting == "off":
         return False
-    if not any((root / "csrc" / "cuda").glob("*.cu")):
-        if setting == "on":
-            raise PreflightError(
-                "SEQ2SEQ_EXT_CUDA=on, but this version of seq2seq_ext has no CUDA kernels. Unset "
-                "it or set it to auto or off: the layers then run on the CPU."
-            )
-        return False
     nvcc = find_nvcc()
     if setting == "on" and nvcc is None:
         raise PreflightError(
-            "SEQ2SEQ_EXT_CUDA=on, but there is no nvcc in CUDACXX, CUDA_HOME or PATH. Install the "
-            f"CUDA toolkit{f' {torch.cuda}' if torch.cuda else ''}, or build for the CPU with "
+            "SEQ2SEQ_EXT_CUDA=on, but there is no nvcc in CUDACXX, CUDA_HOME, PATH or "
+            f"{DEFAULT_CUDA_HOME}. Install the CUDA toolkit"
+            f"{f' {torch.cuda}' if torch.cuda else ''}, or build for the CPU with "
             "SEQ2SEQ_EXT_CUDA=off."
         )
     if setting == "on" and torch.cuda is None:
@@ -269,7 +353,23 @@ def use_cuda(torch: Torch, root: Path = ROOT) -> bool:
             f"{torch.cuda} and name its nvcc in CUDACXX, install a torch built for CUDA "
             f"{toolkit.split('.')[0]}, or build for the CPU with SEQ2SEQ_EXT_CUDA=off."
         )
+    cuda_architectures(nvcc)
     return True
+
+
+def require_nvcc() -> str:
+    """`find_nvcc`, where there has to be one.
+
+    Raises:
+        PreflightError: there is none.
+    """
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise PreflightError(
+            "a CUDA build was asked for, but there is no nvcc in CUDACXX, CUDA_HOME, PATH or "
+            f"{DEFAULT_CUDA_HOME}. Install the CUDA toolkit, or build for the CPU."
+        )
+    return nvcc
 
 
 if __name__ == "__main__":  # for the Makefile, and for a CMake that was run by hand
@@ -279,5 +379,9 @@ if __name__ == "__main__":  # for the Makefile, and for a CMake that was run by 
         print(find_compiler())
     elif question == "torch":
         print(require_torch().path)
+    elif question == "nvcc":
+        print(require_nvcc())
+    elif question == "cuda-architectures":
+        print(" ".join(cuda_architectures(require_nvcc())))
     else:
-        sys.exit("usage: preflight.py compiler | torch")
+        sys.exit("usage: preflight.py compiler | torch | nvcc | cuda-architectures")

@@ -1,5 +1,5 @@
-# The Python extension module `_C`: the kernels, the ops that torch sees, and pybind11's control
-# surface in one library.
+# The Python extension module `_C`: the CPU kernels, the ops that torch sees, and pybind11's control
+# surface in one library. The CUDA library, where it is wanted, is described in cuda.cmake.
 
 find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module)
 
@@ -22,6 +22,8 @@ set(torch_target_version 2.10)
 add_library(torch_headers INTERFACE)
 target_include_directories(torch_headers SYSTEM INTERFACE ${SEQ2SEQ_EXT_TORCH_DIR}/include)
 target_compile_definitions(torch_headers INTERFACE TORCH_TARGET_VERSION=0x020a000000000000)
+target_compile_options(torch_headers INTERFACE
+                       -fmacro-prefix-map=${SEQ2SEQ_EXT_TORCH_DIR}/include/=)
 
 set(torch_libraries)
 foreach(name torch_cpu c10)
@@ -47,9 +49,23 @@ execute_process(
 
 # --- targets --------------------------------------------------------------------------------------
 
-add_library(ops OBJECT csrc/ops.cpp csrc/cpu/compact.cpp csrc/cpu/packed.cpp csrc/cpu/rnn.cpp
-            csrc/glue/arguments.cpp csrc/glue/tensors.cpp)
+# What the glue of every device needs: the checks of arguments, and tensors.
+add_library(glue OBJECT csrc/glue/arguments.cpp csrc/glue/tensors.cpp)
+target_include_directories(glue PRIVATE csrc)
+target_link_libraries(glue PRIVATE torch_headers)
+
+add_library(ops OBJECT csrc/ops.cpp csrc/cpu/compact.cpp csrc/cpu/packed.cpp csrc/cpu/rnn.cpp)
 target_link_libraries(ops PRIVATE torch_headers kernels)
+
+set(cuda_architectures)
+set(cuda_version)
+if(SEQ2SEQ_EXT_CUDA)
+  include(cmake/cuda.cmake)
+endif()
+if(cuda_architectures)
+  list(JOIN cuda_architectures "\", \"" cuda_architectures)
+  set(cuda_architectures "\"${cuda_architectures}\"")
+endif()
 
 string(TOUPPER ${CMAKE_BUILD_TYPE} build_type)
 set(cxx_flags "${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_${build_type}}")
@@ -60,5 +76,5 @@ configure_file(${PROJECT_SOURCE_DIR}/cmake/build_config.h.in ${PROJECT_BINARY_DI
 python_add_library(_C MODULE WITH_SOABI csrc/module.cpp)
 target_include_directories(_C SYSTEM PRIVATE ${PROJECT_BINARY_DIR}/include)
 target_include_directories(_C PRIVATE ${PROJECT_BINARY_DIR})
-target_link_libraries(_C PRIVATE kernels ops ${torch_libraries})
+target_link_libraries(_C PRIVATE kernels glue ops ${torch_libraries})
 set_target_properties(_C PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${SEQ2SEQ_EXT_OUTPUT_DIR})

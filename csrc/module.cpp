@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -21,6 +22,9 @@ using namespace pybind11::literals;
 namespace {
 
 py::dict build_info() {
+  const std::vector<std::string> architectures{SEQ2SEQ_EXT_CUDA_ARCHITECTURES};
+  const std::string toolkit = SEQ2SEQ_EXT_CUDA_VERSION;
+  const bool cuda = !architectures.empty();
   return py::dict("version"_a = SEQ2SEQ_EXT_VERSION,                            //
                   "compiler"_a = SEQ2SEQ_EXT_COMPILER,                          //
                   "flags"_a = SEQ2SEQ_EXT_FLAGS,                                //
@@ -28,7 +32,8 @@ py::dict build_info() {
                   "processor"_a = SEQ2SEQ_EXT_PROCESSOR,                        //
                   "torch_version"_a = SEQ2SEQ_EXT_TORCH_VERSION,                //
                   "torch_target_version"_a = SEQ2SEQ_EXT_TORCH_TARGET_VERSION,  //
-                  "cuda"_a = py::none());
+                  "cuda"_a = cuda ? std::optional(architectures) : std::nullopt,
+                  "cuda_version"_a = cuda ? std::optional(toolkit) : std::nullopt);
 }
 
 // (threads, split, seconds, chosen) of every layout that can run a problem.
@@ -71,7 +76,8 @@ PYBIND11_MODULE(_C, m) {
       "build_info", &build_info,
       "What this binary is: version, compiler, flags, build_type, processor, torch_version (whose "
       "headers it was built with), torch_target_version (the oldest torch it loads with), cuda "
-      "(the architectures of the CUDA library, None in a CPU build).");
+      "(the architectures of the CUDA library, None in a CPU build), cuda_version (the toolkit's, "
+      "likewise).");
 
   m.def("cpu_isa", &seq2seq_ext::cpu_isa, "Name of the instruction set that the kernels run on.");
 

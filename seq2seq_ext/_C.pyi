@@ -13,6 +13,7 @@ class BuildInfo(TypedDict):
     torch_version: str
     torch_target_version: str
     cuda: list[str] | None
+    cuda_version: str | None
 
 def build_info() -> BuildInfo: ...
 def cpu_isa() -> str: ...

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from seq2seq_ext import _C  # noqa: F401 - importing it registers the operators
+# Importing these registers the operators, and their CUDA kernels where there are any.
+from seq2seq_ext import _C, loading  # noqa: F401
 
 # In the order of the operators' numbers for them, which is that of Cell in csrc/cpu/kernels.h.
 CELLS = ("lstm", "gru", "gru_reset_before", "rnn_tanh", "rnn_relu")

@@ -23,7 +23,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from seq2seq_ext import _C
+from seq2seq_ext import _C, loading
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD_TOOLS = ROOT / "build_tools"
@@ -36,7 +36,8 @@ needs_source = pytest.mark.skipif(
 @pytest.fixture
 def preflight(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module of the build's checks, in an environment that sets none of its variables."""
-    for name in ("CXX", "CUDACXX", "CUDA_HOME", "SEQ2SEQ_EXT_CUDA", "SEQ2SEQ_EXT_TORCH"):
+    for name in ("CXX", "CUDACXX", "CUDA_HOME", "SEQ2SEQ_EXT_CUDA", "SEQ2SEQ_EXT_TORCH",
+                 "TORCH_CUDA_ARCH_LIST"):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
     spec = importlib.util.spec_from_file_location("preflight", BUILD_TOOLS / "preflight.py")
     assert spec is not None
@@ -71,8 +72,14 @@ def fake_compiler(path: Path, **macros: int) -> Path:
     return script(path, "\n".join(f"echo '#define {name} {n}'" for name, n in macros.items()))
 
 
-def fake_nvcc(path: Path, release: str) -> Path:
-    return script(path, f"echo 'Cuda compilation tools, release {release}, V{release}.88'")
+def fake_nvcc(path: Path, release: str, architectures: str = "") -> Path:
+    """One that tells its release, and what it compiles for: "75 80"."""
+    code = "".join(f"; echo sm_{name}" for name in architectures.split())
+    return script(
+        path,
+        f'[ "$1" = --list-gpu-code ] && {{ true{code}; exit 0; }}\n'
+        f"echo 'Cuda compilation tools, release {release}, V{release}.88'",
+    )
 
 
 # --- which torch ----------------------------------------------------------------------------------
@@ -261,13 +268,6 @@ class TestFindCompiler:
 @needs_source
 class TestCuda:
     @pytest.fixture
-    def with_kernels(self, tmp_path: Path) -> Path:
-        """A source tree of a version that has CUDA kernels."""
-        (tmp_path / "csrc" / "cuda").mkdir(parents=True)
-        (tmp_path / "csrc" / "cuda" / "rnn.cu").touch()
-        return tmp_path
-
-    @pytest.fixture
     def torch_cpu(self, preflight: ModuleType, tmp_path: Path) -> object:
         return preflight.Torch(tmp_path / "torch", "2.13.0+cpu", None)
 
@@ -276,21 +276,11 @@ class TestCuda:
         return preflight.Torch(tmp_path / "torch", "2.13.0+cu130", "13.0")
 
     @pytest.fixture(autouse=True)
-    def no_nvcc(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_nvcc(
+        self, preflight: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-
-    def test_this_version_builds_for_the_cpu(
-        self, preflight: ModuleType, torch_cuda_13: object, tmp_path: Path
-    ) -> None:
-        fake_nvcc(tmp_path / "bin" / "nvcc", "13.0")
-        assert preflight.use_cuda(torch_cuda_13) is False
-
-    def test_on_without_kernels(
-        self, preflight: ModuleType, monkeypatch: pytest.MonkeyPatch, torch_cuda_13: object
-    ) -> None:
-        monkeypatch.setenv("SEQ2SEQ_EXT_CUDA", "on")
-        with pytest.raises(SystemExit, match="this version of seq2seq_ext has no CUDA kernels"):
-            preflight.use_cuda(torch_cuda_13)
+        monkeypatch.setattr(preflight, "DEFAULT_CUDA_HOME", tmp_path / "usual")
 
     def test_unknown_setting(
         self, preflight: ModuleType, monkeypatch: pytest.MonkeyPatch, torch_cpu: object
@@ -300,68 +290,162 @@ class TestCuda:
             preflight.use_cuda(torch_cpu)
 
     def test_auto_takes_what_is_there(
-        self, preflight: ModuleType, with_kernels: Path, torch_cpu: object, torch_cuda_13: object
+        self, preflight: ModuleType, tmp_path: Path, torch_cpu: object, torch_cuda_13: object
     ) -> None:
-        assert preflight.use_cuda(torch_cuda_13, with_kernels) is False
-        fake_nvcc(with_kernels / "bin" / "nvcc", "13.2")
-        assert preflight.use_cuda(torch_cpu, with_kernels) is False
-        assert preflight.use_cuda(torch_cuda_13, with_kernels) is True
+        assert preflight.use_cuda(torch_cuda_13) is False
+        fake_nvcc(tmp_path / "bin" / "nvcc", "13.2")
+        assert preflight.use_cuda(torch_cpu) is False
+        assert preflight.use_cuda(torch_cuda_13) is True
 
     def test_off(
         self,
         preflight: ModuleType,
         monkeypatch: pytest.MonkeyPatch,
-        with_kernels: Path,
+        tmp_path: Path,
         torch_cuda_13: object,
     ) -> None:
-        fake_nvcc(with_kernels / "bin" / "nvcc", "12.8")
+        fake_nvcc(tmp_path / "bin" / "nvcc", "12.8")
         monkeypatch.setenv("SEQ2SEQ_EXT_CUDA", "off")
-        assert preflight.use_cuda(torch_cuda_13, with_kernels) is False
+        assert preflight.use_cuda(torch_cuda_13) is False
 
     @pytest.mark.parametrize("setting", ["auto", "on"])
     def test_of_another_major(
         self,
         preflight: ModuleType,
         monkeypatch: pytest.MonkeyPatch,
-        with_kernels: Path,
+        tmp_path: Path,
         torch_cuda_13: object,
         setting: str,
     ) -> None:
-        monkeypatch.setenv("CUDACXX", str(fake_nvcc(with_kernels / "12" / "nvcc", "12.8")))
+        monkeypatch.setenv("CUDACXX", str(fake_nvcc(tmp_path / "12" / "nvcc", "12.8")))
         monkeypatch.setenv("SEQ2SEQ_EXT_CUDA", setting)
         with pytest.raises(SystemExit, match=r"CUDA 12\.8.*for CUDA 13\.0.*SEQ2SEQ_EXT_CUDA=off"):
-            preflight.use_cuda(torch_cuda_13, with_kernels)
+            preflight.use_cuda(torch_cuda_13)
 
     def test_on_without_nvcc(
-        self,
-        preflight: ModuleType,
-        monkeypatch: pytest.MonkeyPatch,
-        with_kernels: Path,
-        torch_cuda_13: object,
+        self, preflight: ModuleType, monkeypatch: pytest.MonkeyPatch, torch_cuda_13: object
     ) -> None:
         monkeypatch.setenv("SEQ2SEQ_EXT_CUDA", "on")
         with pytest.raises(SystemExit, match=r"no nvcc.*toolkit 13\.0"):
-            preflight.use_cuda(torch_cuda_13, with_kernels)
+            preflight.use_cuda(torch_cuda_13)
 
     def test_on_beside_a_cpu_torch(
         self,
         preflight: ModuleType,
         monkeypatch: pytest.MonkeyPatch,
-        with_kernels: Path,
+        tmp_path: Path,
         torch_cpu: object,
     ) -> None:
-        fake_nvcc(with_kernels / "cuda" / "bin" / "nvcc", "13.0")
-        monkeypatch.setenv("CUDA_HOME", str(with_kernels / "cuda"))
+        fake_nvcc(tmp_path / "cuda" / "bin" / "nvcc", "13.0")
+        monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
         monkeypatch.setenv("SEQ2SEQ_EXT_CUDA", "on")
         with pytest.raises(SystemExit, match="is a CPU build"):
-            preflight.use_cuda(torch_cpu, with_kernels)
+            preflight.use_cuda(torch_cpu)
 
     def test_nvcc_that_does_not_run(
-        self, preflight: ModuleType, with_kernels: Path, torch_cuda_13: object
+        self, preflight: ModuleType, tmp_path: Path, torch_cuda_13: object
     ) -> None:
-        script(with_kernels / "bin" / "nvcc", "echo broken; exit 3")
+        script(tmp_path / "bin" / "nvcc", "echo broken; exit 3")
         with pytest.raises(SystemExit, match="does not tell its release"):
-            preflight.use_cuda(torch_cuda_13, with_kernels)
+            preflight.use_cuda(torch_cuda_13)
+
+    def test_architectures_are_checked_before_the_build(
+        self,
+        preflight: ModuleType,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        torch_cuda_13: object,
+    ) -> None:
+        fake_nvcc(tmp_path / "bin" / "nvcc", "13.0")
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "6.1")
+        with pytest.raises(SystemExit, match=r"TORCH_CUDA_ARCH_LIST holds 6\.1"):
+            preflight.use_cuda(torch_cuda_13)
+
+    def test_which_nvcc(
+        self, preflight: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        assert preflight.find_nvcc() is None
+        with pytest.raises(SystemExit, match="there is no nvcc"):
+            preflight.require_nvcc()
+        for folder in ("usual/bin", "bin", "home/bin", "named"):  # a later one comes before
+            fake_nvcc(tmp_path / folder / "nvcc", "13.0")
+            if folder == "home/bin":
+                monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
+            if folder == "named":
+                monkeypatch.setenv("CUDACXX", str(tmp_path / "named" / "nvcc"))
+            assert preflight.require_nvcc() == str(tmp_path / folder / "nvcc")
+        monkeypatch.setenv("CUDACXX", str(tmp_path / "missing"))
+        assert preflight.find_nvcc() is None  # and not another
+
+
+@needs_source
+class TestCudaArchitectures:
+    @pytest.mark.parametrize(
+        ("requested", "expected"),
+        [
+            ("8.0", "80"),
+            ("8.0;9.0+PTX", "80 90 90+PTX"),
+            ("9.0+PTX 7.5", "75 90 90+PTX"),
+            ("10.0, 9.0a, 9.0, 9.0", "90 90a 100"),
+            ("8.0+PTX;12.0+PTX", "80 120 80+PTX 120+PTX"),
+            ("Ampere", "80 86 86+PTX"),
+            ("Turing;Hopper;Ampere+Tegra", "75 87 90 75+PTX 90+PTX"),
+        ],
+    )
+    def test_as_torch_writes_them(
+        self,
+        preflight: ModuleType,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        requested: str,
+        expected: str,
+    ) -> None:
+        nvcc = fake_nvcc(tmp_path / "nvcc", "13.0", "120 75 80 86 87 89 90 100")
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", requested)
+        assert preflight.cuda_architectures(str(nvcc)) == expected.split()
+
+    @pytest.mark.parametrize(
+        ("known", "expected"),
+        [
+            ("", "75 80 86 89 90 100 120 120+PTX"),  # it does not tell
+            ("75 80 86 87 88 89 90 100 103 110 120 121", "75 80 86 89 90 100 120 120+PTX"),
+            ("50 60 70 75 80 86 87 89 90", "75 80 86 89 90 90+PTX"),
+        ],
+        ids=["silent", "cuda-13", "cuda-12.4"],
+    )
+    def test_by_default(
+        self, preflight: ModuleType, tmp_path: Path, known: str, expected: str
+    ) -> None:
+        nvcc = fake_nvcc(tmp_path / "nvcc", "13.0", known)
+        assert preflight.cuda_architectures(str(nvcc)) == expected.split()
+
+    @pytest.mark.parametrize(
+        ("requested", "message"),
+        [
+            ("8.0;native", r"holds 'native'; expected compute capabilities such as 8\.0;9\.0\+PTX"),
+            ("sm_80", "holds 'sm_80'"),
+            ("80", "holds '80'"),
+            ("7.0+PTX", r"holds 7\.0\+PTX, and the oldest.* 7\.5"),
+            ("8.0 10.0", r"holds 10\.0, which .*nvcc does not know: it compiles for 75, 80, 90"),
+        ],
+    )
+    def test_that_cannot_be_had(
+        self,
+        preflight: ModuleType,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+        requested: str,
+        message: str,
+    ) -> None:
+        nvcc = fake_nvcc(tmp_path / "nvcc", "12.4", "75 80 90")
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", requested)
+        with pytest.raises(SystemExit, match=message):
+            preflight.cuda_architectures(str(nvcc))
+
+    def test_of_a_toolkit_too_old(self, preflight: ModuleType, tmp_path: Path) -> None:
+        nvcc = fake_nvcc(tmp_path / "nvcc", "9.0", "35 70")
+        with pytest.raises(SystemExit, match="compiles for none of 75"):
+            preflight.cuda_architectures(str(nvcc))
 
 
 # --- the whole way down: setup.py ends with the message, and without a traceback ------------------
@@ -373,7 +457,7 @@ class TestCuda:
     [
         ("CXX", "/nonexistent/c++", "no C++ compiler"),
         ("SEQ2SEQ_EXT_TORCH", "/nonexistent", "holds no torch"),
-        ("SEQ2SEQ_EXT_CUDA", "on", "has no CUDA kernels"),
+        ("SEQ2SEQ_EXT_CUDA", "yes", "expected auto, on or off"),
     ],
 )
 def test_setup_says_what_is_wrong(tmp_path: Path, variable: str, value: str, message: str) -> None:
@@ -391,33 +475,54 @@ def test_setup_says_what_is_wrong(tmp_path: Path, variable: str, value: str, mes
 # --- the binary -----------------------------------------------------------------------------------
 
 
-def binutils(*command: str) -> str:
+def binutils(*command: str, library: Path | None = None) -> str:
     if not shutil.which(command[0]):
         pytest.skip(f"needs {command[0]} (binutils)")
     assert _C.__file__ is not None
     return subprocess.run(
-        [*command, _C.__file__], capture_output=True, text=True, check=True
+        [*command, str(library or _C.__file__)], capture_output=True, text=True, check=True
     ).stdout
 
 
-def test_uses_only_the_stable_abi_of_torch() -> None:
-    undefined = binutils("nm", "--dynamic", "--undefined-only", "--demangle").splitlines()
+@pytest.fixture(params=["_C", "_cuda"])
+def library(request: pytest.FixtureRequest) -> Path:
+    """Each of the libraries that this build has."""
+    assert _C.__file__ is not None
+    if request.param == "_C":
+        return Path(_C.__file__)
+    if _C.build_info()["cuda"] is None:
+        pytest.skip("this build has no CUDA library")
+    return Path(_C.__file__).with_name("_cuda.so")
+
+
+def test_uses_only_the_stable_abi_of_torch(library: Path) -> None:
+    undefined = binutils("nm", "-D", "--undefined-only", "--demangle", library=library).splitlines()
     assert any("aoti_torch_" in line for line in undefined)  # the C shim: nm did read the library
     assert [line for line in undefined if re.search(r"\b(at|c10|torch)::", line)] == []
 
 
-def test_exports_nothing_of_its_own() -> None:
-    defined = binutils("nm", "--dynamic", "--defined-only", "--demangle")
-    assert "PyInit__C" in defined
+def test_exports_nothing_of_its_own(library: Path) -> None:
+    defined = binutils("nm", "-D", "--defined-only", "--demangle", library=library)
+    assert ("PyInit__C" in defined) is library.name.startswith("_C.")
     assert "seq2seq_ext::" not in defined
+    assert not re.search(r"\bcuda[A-Z]", defined)  # of the static cudart
 
 
-def test_needs_torch_by_name_alone() -> None:
-    dynamic = binutils("readelf", "--dynamic", "--wide")
+def test_needs_torch_by_name_alone(library: Path) -> None:
+    dynamic = binutils("readelf", "--dynamic", "--wide", library=library)
     needed = set(re.findall(r"\(NEEDED\).*\[(.*)\]", dynamic))
     assert "libtorch_cpu.so" in needed
-    assert not {name for name in needed if re.match(r"lib(torch_python|torch_cuda|gomp|omp)", name)}
+    foreign = r"lib(torch_python|cudart|cuda\b|gomp|omp)"
+    assert not {name for name in needed if re.match(foreign, name)}
+    assert ("libtorch_cuda.so" in needed) is (library.name == "_cuda.so")
     assert not re.search(r"\((RPATH|RUNPATH)\)", dynamic)
+
+
+def test_tells_no_path_of_the_build(library: Path) -> None:
+    # What asserts and checks would print: with the folder of the sources, or of torch's headers.
+    named = re.findall(rb"[\x21-\x7e]+\.(?:h|cpp|cuh?)\b", library.read_bytes())
+    assert any(name.endswith(b".h") for name in named)
+    assert [name for name in named if name.startswith(b"/")] == []
 
 
 def test_build_info() -> None:
@@ -429,19 +534,73 @@ def test_build_info() -> None:
     assert info["processor"] == platform.machine()
     assert "-O" in info["flags"]
     assert not {"-march=native", "-ffast-math", "-fopenmp"} & set(info["flags"].split())
-    assert info["cuda"] is None
+    assert (info["cuda"] is None) is (info["cuda_version"] is None)
+    if info["cuda"] is not None:
+        assert all(re.fullmatch(r"\d+[af]?(\+PTX)?", name) for name in info["cuda"])
+        assert re.fullmatch(r"\d+\.\d+", info["cuda_version"])
 
 
-@needs_source
-@pytest.mark.parametrize("unit", ["isa_neon.cpp", "dispatch.cpp", "plan.cpp"])
-def test_kernels_compile_for_aarch64(tmp_path: Path, unit: str) -> None:
-    compiler = shutil.which("aarch64-linux-gnu-g++")
-    if compiler is None:
-        pytest.skip("needs a cross compiler: apt install g++-aarch64-linux-gnu")
-    output = tmp_path / "unit.o"
-    subprocess.run(
-        [compiler, "-std=c++17", "-O0", "-Wall", "-Wextra", "-Wno-psabi", f"-I{ROOT / 'csrc'}",
-         "-c", str(ROOT / "csrc" / "cpu" / unit), "-o", str(output)],
-        check=True,
-    )  # fmt: skip
-    assert output.stat().st_size > 0
+# --- the CUDA library -----------------------------------------------------------------------------
+
+
+class TestLoading:
+    """Which torch the CUDA library is loaded beside, and what a call on a GPU says elsewhere."""
+
+    @pytest.fixture
+    def loaded(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The libraries that torch is asked to load, and does not."""
+        paths: list[str] = []
+        monkeypatch.setattr(torch.ops, "load_library", paths.append)
+        return paths
+
+    def built(
+        self, monkeypatch: pytest.MonkeyPatch, library: str | None, torch_s: str | None
+    ) -> None:
+        monkeypatch.setattr(loading._C, "build_info", lambda: {"cuda_version": library})
+        monkeypatch.setattr(torch.version, "cuda", torch_s)
+
+    @pytest.mark.parametrize("torch_s", ["13.0", "13.2"])
+    def test_beside_the_same_major(
+        self, monkeypatch: pytest.MonkeyPatch, loaded: list[str], torch_s: str
+    ) -> None:
+        self.built(monkeypatch, "13.0", torch_s)
+        assert loading.load_cuda_library() is None
+        assert [Path(path).name for path in loaded] == ["_cuda.so"]
+
+    @pytest.mark.parametrize(
+        ("library", "torch_s", "message"),
+        [
+            (None, None, "this build of seq2seq_ext has no CUDA kernels.*SEQ2SEQ_EXT_CUDA=on"),
+            (None, "13.0", "this build of seq2seq_ext has no CUDA kernels"),
+            ("13.0", None, r"built with CUDA 13\.0, and torch .* is a CPU build"),
+            ("13.0", "12.8", r"built with CUDA 13\.0, and torch .* was built for CUDA 12\.8"),
+        ],
+    )
+    def test_stays_out_elsewhere(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        loaded: list[str],
+        library: str | None,
+        torch_s: str | None,
+        message: str,
+    ) -> None:
+        self.built(monkeypatch, library, torch_s)
+        assert re.search(message, loading.load_cuda_library() or "")
+        assert loaded == []
+
+    def test_that_does_not_load(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        self.built(monkeypatch, "13.0", "13.0")
+        monkeypatch.setattr(loading, "_LIBRARY", tmp_path / "_cuda.so")
+        assert re.search(r"do not load: .*_cuda\.so", loading.load_cuda_library() or "")
+
+    @pytest.mark.skipif(loading.CUDA_PROBLEM is None, reason="the CUDA kernels are loaded")
+    def test_a_call_on_a_gpu_says_why_not(self) -> None:
+        on_a_gpu = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+        weights = [torch.zeros(8, 3), torch.zeros(8, 2)]
+        with pytest.raises(RuntimeError) as error:
+            torch.ops.seq2seq_ext.rnn.default.redispatch(
+                on_a_gpu, torch.zeros(5, 4, 3), None, None, weights, 0
+            )
+        assert str(error.value) == f"got tensors on a GPU, but {loading.CUDA_PROBLEM}"
+        with pytest.raises(RuntimeError, match="got tensors on a GPU"):
+            torch.ops.seq2seq_ext.prepack.default.redispatch(on_a_gpu, weights, 0)

@@ -11,6 +11,7 @@ import torch
 
 import seq2seq_ext
 from seq2seq_ext.benchmark.machine import processor
+from seq2seq_ext.loading import CUDA_PROBLEM
 
 _EXTRAS = ("lightning", "rich", "safetensors", "lemminflect", "onnxruntime", "openvino")
 
@@ -29,7 +30,7 @@ def add_parser(subcommands: argparse._SubParsersAction[argparse.ArgumentParser])
 def run(options: argparse.Namespace) -> int:
     """Print the facts, one ``name: value`` a line."""
     for name, value in facts():
-        print(f"{name + ':':<24}{value}")
+        print(f"{name + ':':<28}{value}")
     print()
     print("To report a problem, open an issue" + _tracker() + " with the lines above, the shortest")
     print("program that shows the problem, what it did and what you expected.")
@@ -47,6 +48,7 @@ def facts() -> list[tuple[str, str]]:
     rows += [(f"build {name}", _plain(value)) for name, value in seq2seq_ext.build_info().items()]
     rows.append(("threads", f"{torch.get_num_threads()} (torch.get_num_threads())"))
     rows.append(("torch's CUDA", torch.version.cuda or "none, a CPU build"))
+    rows.append(("CUDA kernels", CUDA_PROBLEM or "loaded"))
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             device = torch.cuda.get_device_properties(index)
