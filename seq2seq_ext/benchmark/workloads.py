@@ -151,7 +151,11 @@ def layer_of(case: Task) -> nn.RNNBase:
 
 
 def inference(module: nn.Module, *args: Any, **options: Any) -> Call:
-    """A call that runs a module without autograd and returns what it returns."""
+    """A call that runs a module, set to evaluate, without autograd and returns what it returns.
+
+    In training mode cuDNN would keep what backward needs.
+    """
+    module.eval()
 
     def call() -> object:
         with torch.inference_mode():
