@@ -94,11 +94,13 @@ class Problem:
             resets=resets,
         )
 
-    def to(self, dtype: torch.dtype) -> Problem:
+    def to(self, dtype: torch.dtype, device: str | torch.device | None = None) -> Problem:
+        """The same in another dtype and perhaps on another device; lengths stay on the CPU."""
         values = dict(self.__dict__)
         for name in ("x", "h_0", "c_0"):
-            values[name] = None if values[name] is None else values[name].to(dtype)
-        values["weights"] = [w.to(dtype) for w in self.weights]
+            values[name] = None if values[name] is None else values[name].to(device, dtype)
+        values["weights"] = [w.to(device, dtype) for w in self.weights]
+        values["resets"] = None if self.resets is None else self.resets.to(device)
         return Problem(**values)
 
     def leaves(self) -> list[Tensor]:
@@ -195,7 +197,8 @@ def _torch_pieces(
 def _torch_call(cell: str, x: Tensor, state: list[Tensor], weights: list[Tensor]) -> Outputs:
     """One layer in one direction of torch's own operator: (T, B, I) and (B, P) states."""
     hx = [s.unsqueeze(0) for s in state]
-    options = (len(weights) >= 4, 1, 0.0, False, False, False)
+    # cuDNN keeps what backward needs only where it is told that this is training.
+    options = (len(weights) >= 4, 1, 0.0, x.is_cuda, False, False)
     if cell == "lstm":
         y, *h = torch._VF.lstm(x, hx, weights, *options)
     else:
@@ -205,15 +208,16 @@ def _torch_call(cell: str, x: Tensor, state: list[Tensor], weights: list[Tensor]
 
 def _scatter(y: Tensor, steps: list[int], T: int) -> Tensor:
     """(len(steps), P) in the order of reading to (T, P) in the order of time, 0 elsewhere."""
-    return y.new_zeros(T, y.shape[-1]).index_put((torch.tensor(steps),), y)
+    return y.new_zeros(T, y.shape[-1]).index_put((torch.tensor(steps, device=y.device),), y)
 
 
 def gradients(outputs: Outputs, leaves: list[Tensor], seed: int = 1) -> list[Tensor]:
     """Gradients of a fixed random weighting of all outputs, in the order of ``leaves``."""
-    generator = torch.Generator().manual_seed(seed)
-    loss = torch.zeros((), dtype=outputs[0].dtype)
+    device = outputs[0].device
+    generator = torch.Generator(device).manual_seed(seed)
+    loss = outputs[0].new_zeros(())
     for output in outputs:
-        factors = torch.randn(output.shape, generator=generator, dtype=torch.float64)
+        factors = torch.randn(output.shape, generator=generator, dtype=torch.float64, device=device)
         loss = loss + (output * factors.to(output.dtype)).sum()
     # A sequence that is reset at its first step takes its initial state out of torch.nn's graph.
     return list(torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))

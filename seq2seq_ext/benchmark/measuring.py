@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -49,25 +50,17 @@ def checked_contestants(case: Case, peer_names: Sequence[str]) -> list[Contestan
     check(entrants, case)
     if TORCH not in peer_names:
         entrants = [each for each in entrants if not each.name.startswith(TORCH)]
+    return ours_first(entrants)
+
+
+def ours_first(entrants: Sequence[Contestant]) -> list[Contestant]:
+    """Ours in every way, then the others, each in the order given."""
     return sorted(entrants, key=lambda each: not each.name.startswith(OURS))
 
 
-def times_of(
-    entrants: Sequence[Contestant],
-    *,
-    repeats: int,
-    seconds: float = 0.0,
-    turn_seconds: float = 1e-2,
-    sample_seconds: float = 1e-3,
-) -> dict[str, Timing]:
-    """Timings by contestant, see `timing.take_turns`."""
-    timings = take_turns(
-        [entrant.call for entrant in entrants],
-        repeats=repeats,
-        seconds=seconds,
-        turn_seconds=turn_seconds,
-        sample_seconds=sample_seconds,
-    )
+def times_of(entrants: Sequence[Contestant], *, repeats: int, **options: Any) -> dict[str, Timing]:
+    """Timings by contestant; the options are those of `timing.take_turns`."""
+    timings = take_turns([entrant.call for entrant in entrants], repeats=repeats, **options)
     return {entrant.name: timing for entrant, timing in zip(entrants, timings, strict=True)}
 
 

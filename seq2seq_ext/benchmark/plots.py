@@ -26,7 +26,7 @@ _COLOURS = {
     "openvino": "#CC79A7",
 }
 _OTHER_COLOURS = ("#56B4E9", "#999999", "#F0E442")
-_MARKERS = {"LSTM": "o", "GRU": "s", "RNN": "^"}
+MARKERS = {"LSTM": "o", "GRU": "s", "RNN": "^"}
 
 
 def results_as_png(results: Results) -> bytes:
@@ -38,7 +38,7 @@ def results_as_png(results: Results) -> bytes:
     for row in rows:
         case = row.case
         panels.setdefault(case.cell if case.kind == "dense" else case.kind, []).append(row)
-    figure = _figure(height=(4.6 if dense else 0.0) + 3.1 * len(panels) + 0.8)
+    figure = figure_of(height=(4.6 if dense else 0.0) + 3.1 * len(panels) + 0.8)
     parts = figure.subfigures(
         1 + bool(dense),
         1,
@@ -54,14 +54,14 @@ def results_as_png(results: Results) -> bytes:
         for axes, work in zip(line, WORKS, strict=True):
             _speedups(axes, [row for row in of_panel if row.case.work == work], f"{name} {work}")
     figure.suptitle(_title(results, threads))
-    return _png(figure)
+    return as_png(figure)
 
 
 def scaling_as_png(results: Results) -> bytes:
     """Times over each size, ours and torch's, with the fitted exponents."""
     sizes = list(dict.fromkeys(sweep.size for sweep in results.sweeps))
     threads = max(sweep.rows[0].case.threads for sweep in results.sweeps)
-    figure = _figure(height=3.6 * len(sizes) + 0.8)
+    figure = figure_of(height=3.6 * len(sizes) + 0.8)
     grid = figure.subplots(len(sizes), 2, squeeze=False)
     for line, size in zip(grid, sizes, strict=True):
         for axes, work in zip(line, WORKS, strict=True):
@@ -81,10 +81,11 @@ def scaling_as_png(results: Results) -> bytes:
                     loc="upper left",
                 )
     figure.suptitle(_title(results, threads))
-    return _png(figure)
+    return as_png(figure)
 
 
-def _figure(*, height: float) -> Figure:
+def figure_of(*, height: float) -> Figure:
+    """An empty figure of this height in inches, 13 wide, that needs no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -93,7 +94,8 @@ def _figure(*, height: float) -> Figure:
     return figure
 
 
-def _png(figure: Figure) -> bytes:
+def as_png(figure: Figure) -> bytes:
+    """A figure as the content of a PNG file."""
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=110)
     return image.getvalue()
@@ -155,7 +157,7 @@ def _roofline(axes: Axes, limits: Limits, rows: Sequence[Row], work: str) -> Non
                 [place for place, _ in measured],
                 [row.case.flop / row.times[name].best / 1e9 for _, row in measured],
                 s=34 if ours else 20,
-                marker=_MARKERS[cell],
+                marker=MARKERS[cell],
                 facecolors=_COLOURS[name] if ours else "none",
                 edgecolors=_COLOURS[name],
                 linewidths=0.9,
@@ -241,7 +243,7 @@ def _sweep(axes: Axes, sweep: Sweep) -> None:
         axes.plot(
             sizes,
             [1e3 * row.times[name].best for row in sweep.rows],
-            marker=_MARKERS[case.cell],
+            marker=MARKERS[case.cell],
             markersize=4,
             color=_COLOURS[name],
             linestyle={"LSTM": "-", "GRU": "--", "RNN": ":"}[case.cell],

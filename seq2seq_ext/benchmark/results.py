@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -180,8 +180,8 @@ class Results:
             "busy": [
                 {
                     "case": asdict(row.case),
-                    "alone": _times_json(row.alone),
-                    "busy": _times_json(row.busy),
+                    "alone": times_json(row.alone),
+                    "busy": times_json(row.busy),
                     "slowdown": {name: row.slowdown(name) for name in row.alone},
                 }
                 for row in self.busy
@@ -191,7 +191,7 @@ class Results:
     def _row_json(self, row: Row) -> dict[str, Any]:
         return {
             "case": asdict(row.case),
-            "times": _times_json(row.times),
+            "times": times_json(row.times),
             "cores_used_by_others": row.cores_used_by_others,
             "flop": row.case.flop,
             "speedup": {name: row.speedup(name) for name in row.others},
@@ -249,5 +249,6 @@ def _times(value: dict[str, Any]) -> dict[str, Timing]:
     return {_RENAMED.get(name, name): Timing(**timing) for name, timing in value.items()}
 
 
-def _times_json(times: dict[str, Timing]) -> dict[str, dict[str, float]]:
+def times_json(times: Mapping[str, Timing]) -> dict[str, dict[str, float]]:
+    """Timings by contestant as JSON can hold them."""
     return {name: timing._asdict() for name, timing in times.items()}

@@ -27,6 +27,7 @@ class Shape:
         input_size: I.
         num_layers: L.
         num_directions: D, 1 or 2.
+        proj_size: of an LSTM's projection; 0 for none.
     """
 
     hidden_size: int
@@ -35,6 +36,12 @@ class Shape:
     input_size: int
     num_layers: int = 1
     num_directions: int = 1
+    proj_size: int = 0
+
+    @property
+    def output_size(self) -> int:
+        """P, the features of h: the projection's or H."""
+        return self.proj_size or self.hidden_size
 
     def __str__(self) -> str:
         text = f"H {self.hidden_size} B {self.batch_size} T {self.time_steps}"
@@ -44,6 +51,8 @@ class Shape:
             text += f" L {self.num_layers}"
         if self.num_directions > 1:
             text += f" D {self.num_directions}"
+        if self.proj_size:
+            text += f" P {self.proj_size}"
         return text
 
 
@@ -60,8 +69,8 @@ class Pass(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
-    """One kind of work at one shape.
+class Task:
+    """One kind of work at one shape, wherever it is done.
 
     Args:
         kind: ``"dense"``: sequences of equal length; ``"odd"``: those too, in shapes that fit
@@ -71,17 +80,22 @@ class Case:
         cell: ``"LSTM"``, ``"GRU"`` or ``"RNN"``.
         work: ``"inference"``, or ``"training"``: forward, backward and all gradients.
         shape: the sizes.
-        threads: CPU threads.
     """
 
     kind: str
     cell: str
     work: str
     shape: Shape
-    threads: int
 
-    def __str__(self) -> str:
-        return f"{self.cell} {self.work}, {self.kind}, {self.shape}, {threads_text(self.threads)}"
+    @property
+    def device(self) -> str:
+        """Where the work is done, as torch names it."""
+        return "cpu"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights, input and output."""
+        return torch.float32
 
     @property
     def training(self) -> bool:
@@ -105,11 +119,10 @@ class Case:
 
     @property
     def forward_flop(self) -> int:
-        """Multiplications and additions of W_ih x and W_hh h, of all real steps."""
+        """Multiplications and additions of W_ih x, W_hh h and the projection, of all real steps."""
         s = self.shape
-        widths = [s.input_size] + [s.num_directions * s.hidden_size] * (s.num_layers - 1)
-        columns = sum(width + s.hidden_size for width in widths) * s.num_directions
-        return 2 * self.real_steps * GATES[self.cell] * s.hidden_size * columns
+        weights = self.input_weights + s.num_layers * s.num_directions * self.recurrent_weights
+        return 2 * self.real_steps * weights
 
     @property
     def passes(self) -> tuple[Pass, ...]:
@@ -123,7 +136,7 @@ class Case:
         forward = Pass(self.forward_flop, s.time_steps * stacked)
         if not self.training:
             return (forward,)
-        first_state = 2 * s.batch_size * self.recurrent_weights * stacked
+        first_state = 2 * s.batch_size * GATES[self.cell] * s.hidden_size * s.output_size * stacked
         return forward, Pass(2 * forward.flop - first_state, (s.time_steps - 1) * stacked)
 
     @property
@@ -133,8 +146,30 @@ class Case:
 
     @property
     def recurrent_weights(self) -> int:
-        """How many one layer and direction has."""
-        return GATES[self.cell] * self.shape.hidden_size**2
+        """How many one layer and direction has, those of the projection included."""
+        s = self.shape
+        return (GATES[self.cell] * s.output_size + s.proj_size) * s.hidden_size
+
+    @property
+    def input_weights(self) -> int:
+        """How many all layers and directions have together."""
+        s = self.shape
+        widths = [s.input_size] + [s.num_directions * s.output_size] * (s.num_layers - 1)
+        return GATES[self.cell] * s.hidden_size * sum(widths) * s.num_directions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case(Task):
+    """One kind of work at one shape on the CPU.
+
+    Args:
+        threads: how many.
+    """
+
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.cell} {self.work}, {self.kind}, {self.shape}, {threads_text(self.threads)}"
 
 
 def threads_text(threads: int) -> str:
@@ -158,6 +193,36 @@ class ShapeSet(NamedTuple):
     works: tuple[str, ...]
     is_grid: bool
     what: str
+
+    def resized(
+        self,
+        name: str,
+        hidden_sizes: Sequence[int],
+        batch_sizes: Sequence[int],
+        time_steps: Sequence[int],
+    ) -> tuple[Shape, ...]:
+        """Its shapes, with sizes that are given in the place of its own.
+
+        Args:
+            name: of the set, for the error.
+            hidden_sizes: none for its own.
+            batch_sizes: none for its own.
+            time_steps: none for its own; a single step stays one.
+
+        Raises:
+            ValueError: if sizes are given and its very shapes are the point.
+        """
+        if not (hidden_sizes or batch_sizes or time_steps):
+            return self.shapes
+        if not self.is_grid:
+            raise ValueError(f"the shapes of {name!r} are fixed: other sizes cannot be given")
+        return grid(
+            hidden_sizes or sorted({shape.hidden_size for shape in self.shapes}),
+            batch_sizes or sorted({shape.batch_size for shape in self.shapes}),
+            (1,)
+            if self.kind == "step"
+            else time_steps or sorted({shape.time_steps for shape in self.shapes}),
+        )
 
 
 def grid(
@@ -231,15 +296,7 @@ def cases(
     found: dict[Case, None] = {}
     for name in sets:
         chosen = SHAPE_SETS[name]
-        shapes = chosen.shapes
-        if hidden_sizes or batch_sizes or time_steps:
-            if not chosen.is_grid:
-                raise ValueError(f"the shapes of {name!r} are fixed: other sizes cannot be given")
-            shapes = grid(
-                hidden_sizes or sorted({shape.hidden_size for shape in shapes}),
-                batch_sizes or sorted({shape.batch_size for shape in shapes}),
-                (1,) if name == "step" else time_steps or sorted({s.time_steps for s in shapes}),
-            )
+        shapes = chosen.resized(name, hidden_sizes, batch_sizes, time_steps)
         for number, cell, work, shape in product(threads, cells, works, shapes):
             if work in chosen.works:
                 case = Case(kind=chosen.kind, cell=cell, work=work, shape=shape, threads=number)

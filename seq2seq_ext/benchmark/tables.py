@@ -135,7 +135,7 @@ def _sweeps(results: Results) -> str:
     return (
         "**Scaling**: exponents p of time = c size^p, fitted to the best times; the other sizes "
         "are H 256, I 256, B 32, T 50, and I goes with H\n\n"
-        + table(("", "threads", "size", "operations", *map(_label, names)), lines)
+        + table(("", "threads", "size", "operations", *map(label, names)), lines)
     )
 
 
@@ -144,7 +144,7 @@ def _busy(results: Results) -> str:
         return ""
     names = list(dict.fromkeys(name for row in results.busy for name in row.alone))
     header = ["", "shape", "threads", "alone, ms", "busy, ms"]
-    header += [f"{_label(name)} slow-down" for name in names]
+    header += [f"{label(name)} slow-down" for name in names]
     lines = [
         (
             f"{row.case.cell} {row.case.work}",
@@ -176,11 +176,11 @@ def _rows_table(results: Results, rows: Sequence[Row]) -> str:
     header = ["shape", "ours best, ms", "median", "GFLOP/s", "of limit", "of peak"]
     names = rows[0].others
     for name in names:
-        label = _label(name)
+        who = label(name)
         compared = "ratio"
         if not name.startswith(OURS):
             compared = "prepacked: " * (rows[0].counterpart(name) == PREPACKED) + "speed-up"
-        header += [f"{label} best", "median", compared]
+        header += [f"{who} best", "median", compared]
     lines = []
     for row in rows:
         line = [
@@ -224,7 +224,7 @@ def comparison_as_markdown(comparison: Comparison) -> str:
 def _change_line(change: Change, how: str) -> tuple[str, ...]:
     return (
         str(change.case),
-        _label(change.name),
+        label(change.name),
         how,
         f"{change.best:.2f}x",
         f"{change.median:.2f}x",
@@ -236,7 +236,8 @@ def _peers(rows: Sequence[Row]) -> list[str]:
     return [name for name in rows[0].others if not name.startswith(OURS)] if rows else []
 
 
-def _label(name: str) -> str:
+def label(name: str) -> str:
+    """A contestant's name for the head of a column."""
     return "ours" + name.removeprefix(OURS) if name.startswith(OURS) else name
 
 

@@ -23,6 +23,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 Call = Callable[[], object]
+# Makes so many calls in a row and returns the seconds that all of them took.
+Sample = Callable[[Call, int], float]
 
 _REST_SECONDS = 1e-3
 _MOST_REST_SECONDS = 2.0
@@ -53,13 +55,24 @@ class Timing(NamedTuple):
         return cls(min(samples), statistics.median(samples), statistics.fmean(samples), spread)
 
 
+def sample_by_clock(call: Call, loops: int) -> float:
+    """Seconds on the clock of this machine."""
+    start = time.perf_counter()
+    for _ in range(loops):
+        call()
+    return time.perf_counter() - start
+
+
 def take_turns(
     calls: Sequence[Call],
     *,
     repeats: int,
     seconds: float = 0.0,
+    most_seconds: float = math.inf,
     turn_seconds: float = 1e-2,
     sample_seconds: float = 1e-3,
+    sample: Sample = sample_by_clock,
+    pause: Call | None = None,
 ) -> list[Timing]:
     """Time the calls in turn, in rotating order, garbage collection off.
 
@@ -67,9 +80,13 @@ def take_turns(
         calls: the contestants.
         repeats: turns of each at least.
         seconds: go on taking turns until this long after the first.
+        most_seconds: take no more turns once this long has passed, though `repeats` were more; one
+            each at least.
         turn_seconds: how long a turn takes samples, at least one.
         sample_seconds: a sample is one call, or as many as last so long, for the clock not to
             matter.
+        sample: how the seconds of calls are found.
+        pause: what comes before a turn; None for `rest`.
 
     Returns:
         A Timing for each call, in the order given.
@@ -88,15 +105,20 @@ def take_turns(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        loops = [_loops(call, sample_seconds) for call in calls]
+        last = time.perf_counter() + most_seconds
+        loops = [_loops(call, sample_seconds, sample) for call in calls]
         samples: list[list[float]] = [[] for _ in calls]
         end = time.perf_counter() + seconds
         turn = 0
         while turn < repeats or time.perf_counter() < end:
+            if turn and time.perf_counter() > last:
+                break
             for position in range(len(calls)):
                 index = (turn + position) % len(calls)
-                rest()
-                samples[index] += _turn(calls[index], loops[index], turn_seconds, sample_seconds)
+                (pause or rest)()
+                samples[index] += _turn(
+                    calls[index], loops[index], turn_seconds, sample_seconds, sample
+                )
             turn += 1
     finally:
         if collecting:
@@ -133,32 +155,27 @@ def _others_running() -> bool:
     return False
 
 
-def _turn(call: Call, loops: int, seconds: float, warm_seconds: float) -> list[float]:
+def _turn(
+    call: Call, loops: int, seconds: float, warm_seconds: float, sample: Sample
+) -> list[float]:
     """Warm up, by one call at least, then take samples, one at least."""
     start = time.perf_counter()
-    call()
+    sample(call, 1)
     while time.perf_counter() < start + warm_seconds:
-        call()
+        sample(call, 1)
     samples: list[float] = []
     end = time.perf_counter() + seconds
     while not samples or time.perf_counter() < end:
-        samples.append(_sample(call, loops) / loops)
+        samples.append(sample(call, loops) / loops)
     return samples
 
 
-def _loops(call: Call, wanted: float) -> int:
+def _loops(call: Call, wanted: float, sample: Sample) -> int:
     """Calls a sample so that even a fast sample lasts long enough; warms up on the way."""
-    call()
+    sample(call, 1)
     loops = 1
-    while (seconds := min(_sample(call, loops) for _ in range(2))) < wanted:
+    while (seconds := min(sample(call, loops) for _ in range(2))) < wanted:
         # Aim a little above; no more than tenfold, for the first guesses are of cold calls.
         aim = 1.2 * loops * wanted / max(seconds, 1e-9)
         loops = max(loops + 1, math.ceil(min(aim, 10.0 * loops)))
     return loops
-
-
-def _sample(call: Call, loops: int) -> float:
-    start = time.perf_counter()
-    for _ in range(loops):
-        call()
-    return time.perf_counter() - start

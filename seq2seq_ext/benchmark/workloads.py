@@ -19,8 +19,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import seq2seq_ext
 from seq2seq_ext.benchmark import peers
-from seq2seq_ext.benchmark.shapes import Case
+from seq2seq_ext.benchmark.shapes import Case, Task
 from seq2seq_ext.benchmark.timing import Call
+from seq2seq_ext.nn.replace import NotReplaced
 
 OURS, TORCH = "seq2seq_ext", "torch"
 PREPACKED = f"{OURS} prepacked"
@@ -62,12 +63,12 @@ class WrongResultError(RuntimeError):
     """A contestant computes something else than `torch.nn`."""
 
 
-def contestants(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
+def contestants(case: Task, peer_names: Sequence[str]) -> list[Contestant]:
     """The contestants of a case, `torch.nn` first, all of one random choice of weights and inputs.
 
     Args:
         case: the work; torch's number of threads is the caller's to set.
-        peer_names: the runtimes beside torch, of `peers.RUNTIMES`.
+        peer_names: the runtimes beside torch, of `peers.RUNTIMES`; none but on the CPU.
     """
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
@@ -97,7 +98,7 @@ def check(entrants: Sequence[Contestant], what: object) -> None:
                     f"{what}: {entrant.name}'s result {index} has shape {tuple(a.shape)}, "
                     f"{reference.name}'s {tuple(e.shape)}"
                 )
-            error, largest = float((a - e).abs().max()), float(e.abs().max())
+            error, largest = float((a.double() - e).abs().max()), float(e.abs().max())
             if not error <= entrant.tolerance * largest:
                 raise WrongResultError(
                     f"{what}: {entrant.name}'s result {index} is off by {error:.3g} from "
@@ -118,8 +119,16 @@ def tensors(result: Any) -> list[Tensor]:
 
 
 def ours_of(theirs: nn.Module) -> nn.Module:
-    """The replacement of a layer or cell of `torch.nn`: equal weights, its own copy."""
-    return seq2seq_ext.replace_modules(copy.deepcopy(theirs))
+    """The replacement of a layer or cell of `torch.nn`: equal weights, its own copy.
+
+    Raises:
+        RuntimeError: if it is not replaced, for then it would be torch's layer that is timed.
+    """
+    left: list[NotReplaced] = []
+    ours = seq2seq_ext.replace_modules(copy.deepcopy(theirs), report=left)
+    if left:
+        raise RuntimeError(f"{OURS}: replace_modules leaves the layer, {left[0].reason}")
+    return ours
 
 
 def prepacked(ours: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
@@ -127,16 +136,26 @@ def prepacked(ours: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     return seq2seq_ext.prepack(copy.deepcopy(ours), dtype)
 
 
-def layer_of(case: Case) -> nn.RNNBase:
+def layer_of(case: Task) -> nn.RNNBase:
     """The layer of `torch.nn` that a case asks for, of random weights."""
     s = case.shape
-    return LAYERS[case.cell](
-        s.input_size, s.hidden_size, s.num_layers, bidirectional=s.num_directions == 2
+    projection = {"proj_size": s.proj_size} if s.proj_size else {}
+    layer = LAYERS[case.cell](
+        s.input_size,
+        s.hidden_size,
+        s.num_layers,
+        bidirectional=s.num_directions == 2,
+        **projection,
     )
+    return layer.to(case.device, case.dtype)
 
 
 def inference(module: nn.Module, *args: Any, **options: Any) -> Call:
-    """A call that runs a module without autograd and returns what it returns."""
+    """A call that runs a module, set to evaluate, without autograd and returns what it returns.
+
+    In training mode cuDNN would keep what backward needs.
+    """
+    module.eval()
 
     def call() -> object:
         with torch.inference_mode():
@@ -185,19 +204,24 @@ def training(
 # --- the kinds of cases ---------------------------------------------------------------------------
 
 
-def _input(case: Case) -> Tensor:
-    return torch.randn(case.shape.time_steps, case.shape.batch_size, case.shape.input_size)
+def _random(case: Task, features: int) -> Tensor:
+    """(T, B, features), drawn in float32 on the CPU, so that it is the same wherever it goes."""
+    drawn = torch.randn(case.shape.time_steps, case.shape.batch_size, features)
+    return drawn.to(case.device, case.dtype)
 
 
-def _output_gradient(case: Case) -> Tensor:
-    s = case.shape
-    return torch.randn(s.time_steps, s.batch_size, s.num_directions * s.hidden_size)
+def _input(case: Task) -> Tensor:
+    return _random(case, case.shape.input_size)
+
+
+def _output_gradient(case: Task) -> Tensor:
+    return _random(case, case.shape.num_directions * case.shape.output_size)
 
 
 def _dense(
-    case: Case, peer_names: Sequence[str], narrow: Sequence[torch.dtype] = ()
+    case: Task, peer_names: Sequence[str], narrow: Sequence[torch.dtype] = ()
 ) -> list[Contestant]:
-    """In inference ours twice: the runtimes, like a prepacked layer, order weights beforehand.
+    """In inference on the CPU ours twice: runtimes, like a prepacked layer, order weights first.
 
     Prepacked once more in each of the types in `narrow`.
     """
@@ -214,7 +238,9 @@ def _dense(
             )
             for name, side in ((TORCH, theirs), (OURS, ours))
         ]
-    sides = {TORCH: theirs, OURS: ours, PREPACKED: prepacked(ours)}
+    sides = {TORCH: theirs, OURS: ours}
+    if case.device == "cpu":
+        sides[PREPACKED] = prepacked(ours)
     entrants = [
         Contestant(name=name, call=inference(side, x), results=tensors)
         for name, side in sides.items()
@@ -229,14 +255,12 @@ def _dense(
         for dtype in narrow
     ]
     return entrants + [
-        Contestant(
-            name=name, call=peers.call(name, theirs, x, threads=case.threads), results=tensors
-        )
+        Contestant(name=name, call=_peer(case, name, theirs, x), results=tensors)
         for name in peer_names
     ]
 
 
-def _step(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
+def _step(case: Task, peer_names: Sequence[str]) -> list[Contestant]:
     s = case.shape
     cell = CELL_MODULES[case.cell](s.input_size, s.hidden_size)
     ours = ours_of(cell)
@@ -263,7 +287,7 @@ def _step(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
     return entrants + [
         Contestant(
             name=name,
-            call=peers.call(name, layer, x[None], states=runtime_states, threads=case.threads),
+            call=_peer(case, name, layer, x[None], states=runtime_states),
             # They return y beside h_n, which at one step is the same.
             results=lambda result: [state[0] for state in result[1:]],
         )
@@ -271,7 +295,7 @@ def _step(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
     ]
 
 
-def _lengths(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
+def _lengths(case: Task, peer_names: Sequence[str]) -> list[Contestant]:
     """Packing is not timed, though callers of `torch.nn` pay for it and those of `lengths=` do not.
 
     What all ways have in common are the final states, or the gradients of the parameters.
@@ -302,7 +326,7 @@ def _lengths(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
             f"{OURS} dense": inference(ours, x),
         }
         for name in peer_names:
-            calls[name] = peers.call(name, theirs, x, lengths=lengths, threads=case.threads)
+            calls[name] = _peer(case, name, theirs, x, lengths=lengths)
     return [
         Contestant(
             name=name,
@@ -313,12 +337,12 @@ def _lengths(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
     ]
 
 
-def _resets(case: Case, peer_names: Sequence[str]) -> list[Contestant]:
+def _resets(case: Task, peer_names: Sequence[str]) -> list[Contestant]:
     """Episodes end with a chance of 1 in 50 a step, where RL libraries loop over time in Python."""
     theirs = layer_of(case)
     ours = ours_of(theirs)
     x = _input(case)
-    resets = torch.rand(x.shape[:2]) < 0.02
+    resets = (torch.rand(x.shape[:2]) < 0.02).to(x.device)
     layer_loop = StepLoop(theirs)
     cell_loop = StepLoop(_cell_of(theirs))
     loops = {
@@ -377,10 +401,17 @@ class StepLoop(nn.Module):
 def _cell_of(layer: nn.RNNBase) -> nn.RNNCellBase:
     cell = CELL_MODULES[layer.mode.partition("_")[0]](layer.input_size, layer.hidden_size)
     cell.load_state_dict({k.removesuffix("_l0"): v for k, v in layer.state_dict().items()})
-    return cell
+    weight = next(layer.parameters())
+    return cell.to(weight.device, weight.dtype)
 
 
-_KINDS: dict[str, Callable[[Case, Sequence[str]], list[Contestant]]] = {
+def _peer(case: Task, name: str, *args: Any, **options: Any) -> Call:
+    """A runtime's call; they take part on the CPU alone."""
+    assert isinstance(case, Case)
+    return peers.call(name, *args, **options, threads=case.threads)
+
+
+_KINDS: dict[str, Callable[[Task, Sequence[str]], list[Contestant]]] = {
     "dense": _dense,
     "odd": _dense,
     "lengths": _lengths,

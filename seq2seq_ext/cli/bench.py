@@ -1,10 +1,11 @@
-"""``seq2seq-ext bench``: our layers beside the peers and the machine's limit."""
+"""``seq2seq-ext bench``: our layers beside the peers and the machine's limit, on CPU or GPU."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ import torch
 from seq2seq_ext.benchmark import peers
 from seq2seq_ext.benchmark.busy import measure_busy
 from seq2seq_ext.benchmark.comparison import compare
+from seq2seq_ext.benchmark.cuda import tables as cuda_tables
+from seq2seq_ext.benchmark.cuda.device import Device, cuda_device
+from seq2seq_ext.benchmark.cuda.measuring import BUDGET_SECONDS, measure_rows
+from seq2seq_ext.benchmark.cuda.results import CudaResults, CudaRow
+from seq2seq_ext.benchmark.cuda.shapes import CUDA_SHAPE_SETS, PRECISIONS, cuda_cases
 from seq2seq_ext.benchmark.limits import measure_limits
 from seq2seq_ext.benchmark.machine import description
 from seq2seq_ext.benchmark.measuring import measure, versions
@@ -25,21 +31,25 @@ from seq2seq_ext.benchmark.tables import (
     disturbed_text,
     milliseconds,
 )
+from seq2seq_ext.benchmark.timing import Timing
 from seq2seq_ext.benchmark.workloads import TORCH
 from seq2seq_ext.cli.numbers import positive_float, positive_int
 from seq2seq_ext.data.extras import check
 from seq2seq_ext.data.files import read_json, write_bytes_atomically, write_json_atomically
 
 _PEERS = (TORCH, *peers.RUNTIMES)
+_NOTHING = "nothing to measure: none of the shapes goes with the work asked for"
 _EXAMPLES = """\
 examples:
   seq2seq-ext bench --shapes quick
   seq2seq-ext bench --cells LSTM --work inference --hidden-sizes 256 --batch-sizes 1,32
   seq2seq-ext bench --threads 1,2 --json new.json --plot new.png --compare old.json
   seq2seq-ext bench --scaling
+  seq2seq-ext bench --device cuda --json gpu.json --plot gpu.png
 
 Progress goes to stderr, the tables, in Markdown, to stdout. The status is 1 where --compare finds
-something slower. docs/benchmarking.md tells how the figures are made.
+something slower, or where on a GPU a row is wrong or fails. docs/benchmarking.md tells how the
+figures are made.
 """
 
 
@@ -48,27 +58,38 @@ def add_parser(subcommands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser = subcommands.add_parser(
         "bench",
         help="time our layers beside torch, onnxruntime and OpenVINO",
-        description="Time the layers of seq2seq_ext and of its peers on the CPU, turn by turn, "
-        "beside the limits of the machine, which are measured in the same run.",
+        description="Time the layers of seq2seq_ext and of its peers, turn by turn: on the CPU "
+        "beside the limits of the machine, which are measured in the same run; on a GPU beside "
+        "torch alone, in at most ten minutes.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where to measure (cpu)"
+    )
     sets = "; ".join(f"{name}: {chosen.what}" for name, chosen in SHAPE_SETS.items())
+    cuda_sets = "; ".join(f"{name}: {chosen.what}" for name, chosen in CUDA_SHAPE_SETS.items())
 
     def several(option: str, names: Iterable[str], default: object, what: str) -> None:
         parser.add_argument(
             option, type=_several(_one_of(names)), default=default, metavar="A,B", help=what
         )
 
-    several("--shapes", SHAPE_SETS, None, f"sets of shapes (standard); {sets}")
-    several("--cells", CELLS, list(CELLS), f"of {', '.join(CELLS)} (all)")
+    parser.add_argument(
+        "--shapes",
+        type=_several(str),
+        metavar="A,B",
+        help=f"sets of shapes; on the CPU (standard) {sets}; on a GPU (all) {cuda_sets}",
+    )
+    several("--cells", CELLS, None, f"of {', '.join(CELLS)} (all; on a GPU LSTM,GRU)")
     several("--work", WORKS, list(WORKS), f"of {', '.join(WORKS)} (both)")
     several(
         "--peers",
         (*_PEERS, "none"),
-        list(_PEERS),
+        None,
         f"of {', '.join(_PEERS)}, or none (all that are installed)",
     )
+    several("--precisions", PRECISIONS, None, f"on a GPU: of {', '.join(PRECISIONS)} (all)")
     for option, what in (
         ("--hidden-sizes", "hidden sizes in place of the sets' own"),
         ("--batch-sizes", "batch sizes in place of the sets' own"),
@@ -79,7 +100,11 @@ def add_parser(subcommands: argparse._SubParsersAction[argparse.ArgumentParser])
             option, type=_several(positive_int), default=[], metavar="N,M", help=what
         )
     parser.add_argument(
-        "--repeats", type=positive_int, default=15, metavar="N", help="turns of each at least (15)"
+        "--repeats",
+        type=positive_int,
+        default=15,
+        metavar="N",
+        help="turns of each at least (15); on a GPU fewer where a row takes long",
     )
     parser.add_argument(
         "--seconds",
@@ -103,7 +128,8 @@ def add_parser(subcommands: argparse._SubParsersAction[argparse.ArgumentParser])
         "--plot",
         type=Path,
         metavar="FILE.png",
-        help="draw roofline and speed-ups; the scaling goes to FILE-scaling.png",
+        help="draw roofline and speed-ups (on a GPU these alone); the scaling goes to "
+        "FILE-scaling.png",
     )
     parser.add_argument(
         "--compare", type=Path, metavar="OLD.json", help="tell what is slower than in that run"
@@ -112,7 +138,8 @@ def add_parser(subcommands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure, print, write what was asked for; 1 if something became slower."""
+    """Measure, print, write what was asked for; 1 if something became slower or is wrong."""
+    _check_options(options)
     # What is missing is better known before measuring than after.
     check("numpy", extra="bench", purpose="seq2seq-ext bench")
     check("rich", extra="bench", purpose="seq2seq-ext bench")
@@ -122,6 +149,67 @@ def run(options: argparse.Namespace) -> int:
                 f"argument --plot: expected a name that ends in .png, got {options.plot}"
             )
         check("matplotlib", extra="bench", purpose="--plot")
+    return _run_on_gpu(options) if options.device == "cuda" else _run_on_cpu(options)
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse what the device does not know, and fill in what it does by itself."""
+    error = options.parser.error
+    if options.device == "cuda":
+        for name in ("threads", "peers", "scaling", "with_busy_core", "compare"):
+            if getattr(options, name):
+                error(f"argument --{name.replace('_', '-')}: not with --device cuda")
+    elif options.precisions:
+        error("argument --precisions: only with --device cuda")
+    known = CUDA_SHAPE_SETS if options.device == "cuda" else SHAPE_SETS
+    for name in options.shapes or ():
+        if name not in known:
+            error(f"argument --shapes: expected one of {', '.join(known)}; got {name!r}")
+
+
+def _run_on_gpu(options: argparse.Namespace, device: Device | None = None) -> int:
+    """Measure on a GPU, or on what stands in for it."""
+    device = device or cuda_device()
+    chosen = cuda_cases(
+        options.shapes or list(CUDA_SHAPE_SETS),
+        cells=options.cells or ["LSTM", "GRU"],
+        works=options.work,
+        precisions=options.precisions or PRECISIONS,
+        hidden_sizes=options.hidden_sizes,
+        batch_sizes=options.batch_sizes,
+        time_steps=options.time_steps,
+        place=device.place,
+    )
+    if not chosen:
+        raise ValueError(_NOTHING)
+    repeats, start = options.repeats, time.monotonic()
+    with _Progress(len(chosen)) as progress:
+        rows = [
+            progress.cuda_row(row)
+            for row in measure_rows(
+                chosen,
+                device,
+                repeats=repeats,
+                seconds=options.seconds or 0.0,
+                budget_seconds=BUDGET_SECONDS,
+            )
+        ]
+    results = CudaResults(
+        device=device.description,
+        repeats=repeats,
+        seconds=time.monotonic() - start,
+        rows=rows,
+        cut=chosen[len(rows) :],
+    )
+    _write(options, cuda_tables.as_markdown(results), results.as_json())
+    if options.plot and results.timed:
+        from seq2seq_ext.benchmark.cuda.plots import results_as_png
+
+        write_bytes_atomically(options.plot, results_as_png(results))
+    return 1 if results.bad else 0
+
+
+def _run_on_cpu(options: argparse.Namespace) -> int:
     earlier = Results.from_json(read_json(options.compare)) if options.compare else None
 
     results = _measure_all(options)
@@ -129,13 +217,9 @@ def run(options: argparse.Namespace) -> int:
     comparison = compare(earlier, results) if earlier else None
     if comparison:
         tables += "\n" + comparison_as_markdown(comparison)
-    print(tables, end="")
+    _write(options, tables, results.as_json())
     if results.disturbed:
         print(f"seq2seq-ext: {disturbed_text(results)}", file=sys.stderr)
-    if options.json:
-        write_json_atomically(options.json, results.as_json())
-    if options.markdown:
-        write_bytes_atomically(options.markdown, tables.encode())
     if options.plot:
         from seq2seq_ext.benchmark.plots import results_as_png, scaling_as_png
 
@@ -147,24 +231,34 @@ def run(options: argparse.Namespace) -> int:
     return 1 if comparison and comparison.slower else 0
 
 
+def _write(options: argparse.Namespace, tables: str, figures: dict[str, Any]) -> None:
+    """Print the tables, and write what was asked for."""
+    print(tables, end="")
+    if options.json:
+        write_json_atomically(options.json, figures)
+    if options.markdown:
+        write_bytes_atomically(options.markdown, tables.encode())
+
+
 def _measure_all(options: argparse.Namespace) -> Results:
-    names = _available_peers(options.peers)
+    names = _available_peers(options.peers or list(_PEERS))
+    cells = options.cells or list(CELLS)
     threads = options.threads or [torch.get_num_threads()]
     sets = options.shapes or ([] if options.scaling else ["standard"])
     chosen = cases(
         sets,
-        cells=options.cells,
+        cells=cells,
         works=options.work,
         threads=threads,
         hidden_sizes=options.hidden_sizes,
         batch_sizes=options.batch_sizes,
         time_steps=options.time_steps,
     )
-    sweeps = sweep_cases(options.cells, options.work, threads) if options.scaling else {}
+    sweeps = sweep_cases(cells, options.work, threads) if options.scaling else {}
     busy_cases = chosen if options.with_busy_core else []
     total = len(chosen) + len(busy_cases) + sum(map(len, sweeps.values()))
     if not total:
-        raise ValueError("nothing to measure: none of the shapes goes with the work asked for")
+        raise ValueError(_NOTHING)
     repeats, seconds = options.repeats, options.seconds or 0.0
 
     torch_alone = [name for name in names if name == TORCH]
@@ -237,8 +331,13 @@ class _Progress:
 
     def row(self, row: Row) -> Row:
         """Tell the best times; returns the row."""
-        times = ", ".join(f"{n} {milliseconds(t.best)} ms" for n, t in row.times.items())
-        self._tell(f"{row.case}: {times}")
+        self._tell(f"{row.case}: {_best_times(row.times)}")
+        return row
+
+    def cuda_row(self, row: CudaRow) -> CudaRow:
+        """Tell the best times, or what is wrong; returns the row."""
+        found = f"wrong: {row.wrong}" if row.wrong else f"failed: {row.failed}"
+        self._tell(f"{row.case}: {_best_times(row.times) if row.times else found}")
         return row
 
     def busy_row(self, row: BusyRow) -> BusyRow:
@@ -250,6 +349,10 @@ class _Progress:
     def _tell(self, text: str) -> None:
         self._progress.console.print(text, markup=False)
         self._progress.update(self._task, advance=1, refresh=True)
+
+
+def _best_times(times: Mapping[str, Timing]) -> str:
+    return ", ".join(f"{name} {milliseconds(each.best)} ms" for name, each in times.items())
 
 
 def _available_peers(names: Sequence[str]) -> list[str]:
