@@ -14,6 +14,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install
 CMAKE = CXX="$$($(BIN)/python build_tools/preflight.py compiler)" $(BIN)/cmake -S . -G Ninja \
 	-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DSEQ2SEQ_EXT_MODULE=OFF -DSEQ2SEQ_EXT_TESTS=ON
 
+CMAKE_TESTS = $(CMAKE) -B build/tests -DSEQ2SEQ_EXT_CUDA_ON_CPU=ON \
+	-DPython_EXECUTABLE=$(abspath $(BIN))/python
+# What of the Python tests runs through the CUDA operators as well.
+CUDA_ON_CPU_TESTS := $(addprefix tests/,$(addsuffix .py,test_cells test_common_modules test_cuda_on_cpu \
+	test_fuzz_bad_input test_layers test_module_behaviour test_ops test_properties))
+
 BUILD_EXT = PATH="$(abspath $(BIN)):$$PATH" python setup.py --quiet build_ext --inplace
 
 BUILD_FILES := pyproject.toml setup.py CMakeLists.txt $(wildcard cmake/* build_tools/*.py)
@@ -29,7 +35,7 @@ EXTENSION_STAMP := $(VENV)/.stamp-extension
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-cpp test-python lint format sanitize bench wheel sdist check-wheel \
+.PHONY: help demo test test-cpp test-cuda-on-cpu test-python lint format sanitize bench wheel sdist check-wheel \
 	cross-check cuda-check build setup clean distclean
 
 help: ## this list
@@ -40,7 +46,7 @@ help: ## this list
 demo: $(DEMO_STAMP) ## learn English plurals in a minute, and show what was learnt
 	$(BIN)/seq2seq-ext demo plural
 
-test: test-cpp test-python ## every test: the C++ kernels, then the Python package
+test: test-cpp test-cuda-on-cpu test-python ## every test: the C++ kernels, then the Python package
 
 # --- development ----------------------------------------------------------------------------------
 
@@ -50,18 +56,28 @@ build: $(DEV_STAMP) ## compile what changed, in place
 	$(BUILD_EXT)
 
 test-cpp: $(DEV_STAMP) ## the kernels alone, on every instruction set of this machine
-	$(CMAKE) -B build/tests
+	$(CMAKE_TESTS)
 	$(BIN)/cmake --build build/tests
 	$(BIN)/ctest --test-dir build/tests --output-on-failure
+
+test-cuda-on-cpu: $(EXTENSION_STAMP) ## the CUDA operators without a GPU: layers and operators through the kernels
+	$(CMAKE_TESTS)
+	if grep -q '^SEQ2SEQ_EXT_CUDA_CPU:BOOL=ON' build/tests/CMakeCache.txt; then \
+		$(BIN)/cmake --build build/tests --target cuda_on_cpu && \
+		$(BIN)/python -m pytest -q --cuda-on-cpu build/tests/cuda_on_cpu.so $(CUDA_ON_CPU_TESTS); \
+	else echo "test-cuda-on-cpu: the CUDA toolkit's headers are not there; nothing is run"; fi
 
 test-python: $(EXTENSION_STAMP) ## pytest; PYTEST_ARGS="-k lstm -x" chooses
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-sanitize: $(DEV_STAMP) ## the kernel tests under AddressSanitizer and UndefinedBehaviorSanitizer
+sanitize: $(DEV_STAMP) ## the kernel tests under sanitizers: addresses, undefined behaviour; CUDA: races
 	$(CMAKE) -B build/sanitize -DSEQ2SEQ_EXT_SANITIZE=address,undefined \
 		-DCMAKE_BUILD_TYPE=Debug
 	$(BIN)/cmake --build build/sanitize
 	UBSAN_OPTIONS=print_stacktrace=1 $(BIN)/ctest --test-dir build/sanitize --output-on-failure
+	$(CMAKE) -B build/sanitize-thread -DSEQ2SEQ_EXT_SANITIZE=thread -DCMAKE_BUILD_TYPE=Debug
+	$(BIN)/cmake --build build/sanitize-thread --target cuda_tests
+	$(BIN)/ctest --test-dir build/sanitize-thread --output-on-failure -L cuda_cpu
 
 lint: $(DEV_STAMP) ## ruff, clang-format and mypy --strict; changes nothing
 	$(BIN)/ruff check .

@@ -54,32 +54,47 @@ target_compile_options(cuda_cpu PRIVATE -fno-sanitize=all -O2)
 # All of these tests and nothing else, as for ThreadSanitizer: target cuda_tests, ctest -L cuda_cpu.
 add_custom_target(cuda_tests)
 
-# add_cuda_test(name sources...): the executable of csrc/tests/<name>.cpp with sources of csrc/cuda;
-# it fails by its exit status. A .cu file is compiled by way of a C++ file that includes it, so that
-# the same file may be nvcc's elsewhere in the build.
+# A .cu file is compiled by way of a C++ file that includes it, so that the same file may be nvcc's
+# elsewhere in the build.
+set(cuda_cpu_sources csrc/cuda/plan.cpp)
+foreach(name persistent_bf16 persistent_f16 persistent_f32 persistent_f64 pointwise)
+  set(file ${PROJECT_BINARY_DIR}/cuda_cpu/${name}.cpp)
+  file(CONFIGURE OUTPUT ${file} CONTENT "#include \"cuda/${name}.cu\"\n")
+  list(APPEND cuda_cpu_sources ${file})
+endforeach()
+add_library(cuda_cpu_kernels OBJECT ${cuda_cpu_sources})
+target_link_libraries(cuda_cpu_kernels PUBLIC cuda_cpu_headers)
+
+# add_cuda_test(name libraries...): the executable of csrc/tests/<name>.cpp; it fails by its exit
+# status.
 function(add_cuda_test name)
-  set(files "")
-  foreach(source ${ARGN})
-    if(source MATCHES "\\.cu$")
-      string(REGEX REPLACE "^csrc/" "" included ${source})
-      string(REPLACE "/" "_" file ${included})
-      set(file ${PROJECT_BINARY_DIR}/cuda_cpu/${file}.cpp)
-      file(CONFIGURE OUTPUT ${file} CONTENT "#include \"${included}\"\n")
-      list(APPEND files ${file})
-    else()
-      list(APPEND files ${source})
-    endif()
-  endforeach()
-  add_executable(${name} csrc/tests/${name}.cpp ${files})
-  target_link_libraries(${name} PRIVATE cuda_cpu)
+  add_executable(${name} csrc/tests/${name}.cpp)
+  target_link_libraries(${name} PRIVATE cuda_cpu ${ARGN})
+  add_dependencies(cuda_tests ${name})
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS cuda_cpu)
-  add_dependencies(cuda_tests ${name})
 endfunction()
 
 add_cuda_test(test_cuda_cpu)
+add_cuda_test(test_cuda_rnn cuda_cpu_kernels)
+if(SEQ2SEQ_EXT_SANITIZE)  # which makes all of it too slow
+  add_test(NAME test_cuda_rnn_few COMMAND test_cuda_rnn few)
+  set_tests_properties(test_cuda_rnn PROPERTIES DISABLED ON)
+  set_tests_properties(test_cuda_rnn_few PROPERTIES LABELS cuda_cpu)
+else()
+  add_test(NAME test_cuda_mutants COMMAND test_cuda_rnn mutants)
+  set_tests_properties(test_cuda_mutants PROPERTIES LABELS cuda_cpu)
+endif()
 
-add_cuda_test(test_cuda_rnn csrc/cuda/persistent_bf16.cu csrc/cuda/persistent_f16.cu
-              csrc/cuda/persistent_f32.cu csrc/cuda/persistent_f64.cu csrc/cuda/pointwise.cu
-              csrc/cuda/plan.cpp)
-add_test(NAME test_cuda_mutants COMMAND test_cuda_rnn mutants)
+# The CUDA operators on CPU tensors: a library that pytest --cuda-on-cpu loads in place of the CPU
+# kernels.
+option(SEQ2SEQ_EXT_CUDA_ON_CPU "Build the CUDA operators for CPU tensors, as a test" OFF)
+if(SEQ2SEQ_EXT_CUDA_ON_CPU)
+  include(cmake/torch.cmake)
+  add_library(cuda_on_cpu MODULE csrc/cuda/rnn.cpp csrc/cuda/runtime.cpp csrc/cpu/scratch.cpp
+              ${glue_sources})
+  target_compile_definitions(cuda_on_cpu PRIVATE SEQ2SEQ_EXT_CUDA_ON_CPU)
+  target_link_libraries(cuda_on_cpu PRIVATE cuda_cpu cuda_cpu_kernels torch_headers
+                                            ${torch_libraries})
+  set_target_properties(cuda_on_cpu PROPERTIES PREFIX "")
+endif()

@@ -19,7 +19,27 @@ settings.register_profile(
 settings.load_profile("seq2seq_ext")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--cuda-on-cpu",
+        metavar="LIBRARY",
+        help="run the CUDA operators, built for CPU tensors, in place of the CPU kernels",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if library := config.getoption("--cuda-on-cpu"):
+        import seq2seq_ext.kernels  # noqa: F401 - defines the operators that the library implements
+
+        torch.ops.load_library(library)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--cuda-on-cpu"):
+        skip = pytest.mark.skip(reason="is about the CPU kernels")
+        for item in items:
+            if "cpu_kernels" in item.keywords:
+                item.add_marker(skip)
     if not torch.cuda.is_available():
         skip = pytest.mark.skip(reason="needs an NVIDIA GPU; torch sees none")
         for item in items:

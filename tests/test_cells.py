@@ -199,6 +199,7 @@ def test_unknown_nonlinearity() -> None:
         fused.RNNCell(3, 5, nonlinearity="sin")(torch.ones(2, 3))
 
 
+@pytest.mark.cpu_kernels
 @pytest.mark.parametrize(("ours", "theirs"), CELLS, ids=CELL_IDS)
 def test_half_precision_is_refused_by_name(ours: Any, theirs: Any) -> None:
     for dtype in (torch.float16, torch.bfloat16):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import nn
 
+from seq2seq_ext.loading import CUDA_PROBLEM
 from seq2seq_ext.nn.cells import GRUCell, LSTMCell, RNNCell
 from seq2seq_ext.nn.layers import GRU, LSTM, RNN, _actual_class
 
@@ -32,6 +33,7 @@ _FUSED: dict[type[nn.Module], type[nn.Module]] = {
 _TORCH = {fused: theirs for theirs, fused in _FUSED.items()}
 _NAMES = {theirs.__name__ for theirs in _FUSED}
 _DTYPES = (torch.float32, torch.float64)
+_CUDA_DTYPES = (*_DTYPES, torch.float16, torch.bfloat16)
 
 
 class NotReplaced(NamedTuple):
@@ -175,9 +177,12 @@ def _why_not(module: nn.Module) -> str | None:
     if "forward" in module.__dict__:
         return "its forward was set on the instance"
     for parameter in module.parameters():
-        if parameter.device.type not in ("cpu", "meta"):
+        device = parameter.device.type
+        if device == "cuda" and CUDA_PROBLEM is not None:
+            return f"its parameters are on a GPU, but {CUDA_PROBLEM}"
+        if device not in ("cpu", "cuda", "meta"):
             return f"its parameters are on the device {parameter.device}"
-        if parameter.dtype not in _DTYPES:
+        if parameter.dtype not in (_CUDA_DTYPES if device == "cuda" else _DTYPES):
             return f"its parameters are {parameter.dtype}"
     return None
 
