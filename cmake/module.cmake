@@ -42,7 +42,8 @@ list(JOIN compile_options " " option_flags)
 string(STRIP "${cxx_flags} ${option_flags}" cxx_flags)
 configure_file(${PROJECT_SOURCE_DIR}/cmake/build_config.h.in ${PROJECT_BINARY_DIR}/build_config.h)
 
-python_add_library(_C MODULE WITH_SOABI csrc/module.cpp)
+# The CUDA engine's plan is plain C++ and can be asked for without a GPU.
+python_add_library(_C MODULE WITH_SOABI csrc/module.cpp csrc/cuda/plan.cpp)
 target_include_directories(_C SYSTEM PRIVATE ${PROJECT_BINARY_DIR}/include)
 target_include_directories(_C PRIVATE ${PROJECT_BINARY_DIR})
 target_link_libraries(_C PRIVATE kernels glue ops ${torch_libraries})

@@ -15,6 +15,7 @@
 #include "cpu/kernels.h"
 #include "cpu/limits.h"
 #include "cpu/plan.h"
+#include "cuda/plan.h"
 
 namespace py = pybind11;
 using namespace pybind11::literals;
@@ -66,6 +67,80 @@ std::vector<PlanTuple> plans(int cell, bool backward, int packed, int64_t time_s
   return all;
 }
 
+// ---- the CUDA engine's plans
+// ----------------------------------------------------------------------
+
+namespace cuda = seq2seq_ext::cuda;
+
+py::dict as_dict(const cuda::Properties& p) {
+  return py::dict("capability"_a = p.capability, "multiprocessors"_a = p.multiprocessors,
+                  "registers_per_multiprocessor"_a = p.registers_per_multiprocessor,
+                  "shared_per_multiprocessor"_a = p.shared_per_multiprocessor,
+                  "shared_per_block"_a = p.shared_per_block,
+                  "threads_per_multiprocessor"_a = p.threads_per_multiprocessor,
+                  "cooperative"_a = p.cooperative);
+}
+
+cuda::Properties as_properties(const py::dict& d) {
+  return {d["capability"].cast<int>(),
+          d["multiprocessors"].cast<int>(),
+          d["registers_per_multiprocessor"].cast<int>(),
+          d["shared_per_multiprocessor"].cast<int>(),
+          d["shared_per_block"].cast<int>(),
+          d["threads_per_multiprocessor"].cast<int>(),
+          d["cooperative"].cast<bool>()};
+}
+
+py::dict cuda_devices() {
+  return py::dict("a100"_a = as_dict(cuda::a100()), "h100"_a = as_dict(cuda::h100()),
+                  "rtx4090"_a = as_dict(cuda::rtx4090()));
+}
+
+// way, tiles, slices, groups and rows, as the operator force_cuda_plan takes them.
+using ForcedTuple = std::tuple<int, int, int, int, int>;
+
+cuda::Forced as_forced(const ForcedTuple& given) {
+  const auto& [way, tiles, slices, groups, rows] = given;
+  const cuda::Forced forced{way == 1, way == 2, tiles, slices, groups, rows};
+  cuda::check(forced);
+  return forced;
+}
+
+py::dict cuda_plan(const py::dict& properties, int cell, int number, bool tf32, bool backward,
+                   int64_t time_steps, int64_t batch_size, int64_t hidden_size, int64_t output_size,
+                   int64_t num_directions, const ForcedTuple& forced) {
+  const cuda::Problem problem{static_cast<seq2seq_ext::Cell>(cell),
+                              static_cast<cuda::Number>(number),
+                              tf32,
+                              backward,
+                              time_steps,
+                              batch_size,
+                              hidden_size,
+                              output_size,
+                              num_directions};
+  const cuda::Plan plan = cuda::make_plan(problem, as_properties(properties), as_forced(forced));
+  cuda::Layout l{};
+  cuda::WeightBytes weights{};
+  if (plan.persistent) {
+    l = plan.layout;
+    weights = cuda::weight_bytes(problem, l, plan.tensor);
+  }
+  return py::dict("persistent"_a = plan.persistent,                    //
+                  "why"_a = plan.why == nullptr ? "" : plan.why,       //
+                  "tensor"_a = plan.tensor,                            //
+                  "tiles"_a = l.tiles,                                 //
+                  "slices"_a = l.slices,                               //
+                  "parts"_a = l.parts,                                 //
+                  "groups"_a = l.groups,                               //
+                  "group_rows"_a = l.group_rows,                       //
+                  "launches"_a = plan.persistent ? plan.launches : 0,  //
+                  "blocks"_a = l.blocks(),                             //
+                  "threads"_a = l.threads(),                           //
+                  "shared_bytes"_a = l.shared_bytes,                   //
+                  "weights_in_registers"_a = weights.registers,        //
+                  "weights_in_shared"_a = weights.shared);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -99,6 +174,20 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_plan", &seq2seq_ext::set_plan, "text"_a,
         "Forces a layout from the next call on; an empty text forces nothing.\n\n"
         "Raises ValueError where the text is none of threads=N, split=rows|units|layers.");
+
+  m.def("cuda_devices", &cuda_devices,
+        "Properties of GPUs that need not be at hand, by their names.");
+
+  m.def("cuda_plan", &cuda_plan, "properties"_a, "cell"_a, "number"_a, "tf32"_a, "backward"_a,
+        "time_steps"_a, "batch_size"_a, "hidden_size"_a, "output_size"_a, "num_directions"_a,
+        "forced"_a,
+        "How the CUDA engine lays a layer on a GPU with these properties. number: 0 to 3, float16, "
+        "bfloat16, float32, float64. forced: as check_cuda_plan's.");
+
+  m.def(
+      "check_cuda_plan", [](const ForcedTuple& forced) { as_forced(forced); }, "forced"_a,
+      "Raises ValueError where no block can be so: (way, tiles, slices, groups, rows), way 0 to "
+      "2, the model's, general, persistent; 0 leaves a number to the model.");
 
   m.def("measure_fma_peak", &seq2seq_ext::measure_fma_peak, "threads"_a, "seconds"_a,
         py::call_guard<py::gil_scoped_release>(),

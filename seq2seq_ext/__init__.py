@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch  # noqa: F401 - loads the libraries that the extension is linked with
+import torch  # loads the libraries that the extension is linked with
 
-from seq2seq_ext import _C, functional, reference
+from seq2seq_ext import _C, cuda_planning, functional, reference
 from seq2seq_ext._C import available_cpu_isas, cpu_isa, set_cpu_isa
+from seq2seq_ext.cuda_planning import CudaDevice, CudaPlan, explain_cuda_plan, set_cuda_plan
 from seq2seq_ext.models import Decoder, Encoder, Seq2Seq, Seq2SeqConfig
 from seq2seq_ext.nn import (
     GRU,
@@ -36,6 +37,8 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "CudaDevice",
+    "CudaPlan",
     "Decoder",
     "Encoder",
     "GRUCell",
@@ -47,6 +50,7 @@ __all__ = [
     "available_cpu_isas",
     "build_info",
     "cpu_isa",
+    "explain_cuda_plan",
     "explain_plan",
     "functional",
     "prepack",
@@ -54,9 +58,13 @@ __all__ = [
     "replace_modules",
     "restore_modules",
     "set_cpu_isa",
+    "set_cuda_plan",
     "set_plan",
     "unpack",
 ]
+
+if hasattr(torch.ops.seq2seq_ext, "force_cuda_plan"):  # the CUDA kernels are loaded
+    cuda_planning.apply_environment()
 
 
 def build_info() -> dict[str, Any]:

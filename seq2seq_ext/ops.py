@@ -178,7 +178,7 @@ def _call(
     the layer.
     """
     save = torch.is_grad_enabled() and require_grad(x, h_0, c_0, weights)
-    if not x.is_cpu and x.dtype == torch.float32 and _tf32_allowed():
+    if not x.is_cpu and x.dtype == torch.float32 and tf32_allowed():
         sequence = (*(sequence or (None,) * 4), True)
     rest = (None, 0, *sequence) if sequence else ()
     if packed is not None and (special or save or not x.is_cpu):
@@ -195,7 +195,7 @@ def _call(
         return cast("tuple[Tensor, ...]", rnn_op(x, h_0, c_0, weights, *options, False, *rest))
 
 
-def _tf32_allowed() -> bool:
+def tf32_allowed() -> bool:
     """Whether torch lets the recurrent layers of cuDNN round float32 to TF32, and so ours."""
     rnn: Any = torch.backends.cudnn.rnn  # to mypy the module, at run time its settings
     return bool(rnn.fp32_precision == "tf32")

@@ -129,7 +129,7 @@ class Call:
         return self.run(call, dtype)
 
     def check(self) -> None:
-        """Errors are at most twice those of plain torch in the same dtype, or 16 ulp of a tensor."""
+        """Errors are at most twice those of plain torch in the dtype, or 16 ulp of a tensor."""
         dtype = self.x.dtype
         ours = self.ours()
         exact, plain = self.expected(torch.float64), self.expected(dtype)

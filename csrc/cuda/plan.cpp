@@ -21,10 +21,11 @@ struct Product {
     G = p.backward ? 1 : gates;
     features = p.backward ? gates * padded : padded;
   }
-  // Chunks that the busiest warp multiplies.
-  int64_t chunks(const Problem& p, int slices) const {
-    return ceil_div(ceil_div(features, kChunkBytes / bytes_of(p.number)), slices);
+  int64_t chunks(const Problem& p) const {
+    return ceil_div(features, kChunkBytes / bytes_of(p.number));
   }
+  // Those that the busiest warp multiplies.
+  int64_t chunks(const Problem& p, int slices) const { return ceil_div(chunks(p), slices); }
 };
 
 // ---- the model's time ---------------------------------------------------------------------------
@@ -82,7 +83,7 @@ void check(const Forced& forced) {
       (forced.persistent || forced.tiles || forced.slices || forced.groups || forced.rows))
     throw std::invalid_argument("plan: expected nothing beside general");
   if (forced.tiles < 0 || forced.slices < 0 || forced.groups < 0 || forced.rows < 0 ||
-      (forced.slices > 0 && forced.slices < 4) ||
+      (forced.slices > 0 && forced.slices < 4) || forced.tiles > kWarps || forced.slices > kWarps ||
       std::max(forced.tiles, 1) * std::max(forced.slices, 4) > kWarps)
     throw std::invalid_argument(
         "plan: expected positive numbers, at least 4 slices, and tiles * slices of at most 8");
@@ -100,6 +101,20 @@ int shared_bytes(const Problem& p, const Layout& l, bool tensor) {
   return static_cast<int>(std::min<int64_t>(bytes, std::numeric_limits<int>::max()));
 }
 
+WeightBytes weight_bytes(const Problem& p, const Layout& l, bool tensor) {
+  const Product product(p);
+  const int held = held_chunks(bytes_of(p.number), product.G, tensor);
+  const int64_t all = product.chunks(p);
+  WeightBytes bytes{};
+  for (int slice = 0; slice < l.slices; ++slice) {
+    const int64_t chunks = all > slice ? ceil_div(all - slice, l.slices) : 0;
+    const int64_t in_registers = std::min<int64_t>(chunks, held);
+    bytes.registers += in_registers * l.tiles * weight_chunk_bytes(product.G);
+    bytes.shared += (chunks - in_registers) * l.tiles * weight_chunk_bytes(product.G);
+  }
+  return bytes;
+}
+
 Plan make_plan(const Problem& p, const Properties& device, const Forced& forced) {
   Plan plan{};
   plan.tensor = p.number == Number::kHalf || p.number == Number::kBfloat16 ||
@@ -113,7 +128,7 @@ Plan make_plan(const Problem& p, const Properties& device, const Forced& forced)
   if (p.cell == Cell::kGruResetBefore) return general("a second product in every step");
   if (p.P != p.H) return general("projection");
   if (!device.cooperative) return general("the device launches no cooperative grids");
-  if (p.number == Number::kHalf && device.capability < 75) return general("no tensor cores");
+  if (device.capability < 75) return general("compute capability below 7.5");
   if (p.number == Number::kBfloat16 && device.capability < 80)
     return general("no tensor cores for bfloat16");
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 16;
@@ -130,14 +145,21 @@ Plan make_plan(const Problem& p, const Properties& device, const Forced& forced)
     l.directions = static_cast<int>(p.D);
     const int64_t units = kTileRows * tiles;
     const int64_t parts = ceil_div(p.H, units);
-    // One block on a multiprocessor: its registers are full.
+    // One block on a multiprocessor, of which it may take all registers.
+    if (l.threads() * kRegisters > device.registers_per_multiprocessor ||
+        l.threads() > device.threads_per_multiprocessor)
+      continue;
     const int64_t most_groups = device.multiprocessors / (parts * p.D);
     if (most_groups < 1) continue;
     l.parts = static_cast<int>(parts);
     l.shared_bytes = shared_bytes(p, l, plan.tensor);
-    if (l.shared_bytes > device.shared_per_block) continue;
+    if (l.shared_bytes > std::min(device.shared_per_block, device.shared_per_multiprocessor))
+      continue;
+    // The pairs of one pass after another are dealt to the threads; a pass that would begin among
+    // the last threads has no room (Pair in persistent.cuh).
+    const int64_t pairs = kColumns * units;
     const int64_t most_rows =
-        std::max<int64_t>(1, kCarried * l.threads() / (kColumns * units)) * kColumns;
+        l.threads() % pairs == 0 ? kCarried * l.threads() / pairs * kColumns : kColumns;
     const int64_t groups = forced.groups
                                ? std::min<int64_t>(forced.groups, most_groups)
                                : std::clamp<int64_t>(ceil_div(p.B, kColumns), 1, most_groups);

@@ -61,6 +61,7 @@ struct Plan {
 // --
 
 constexpr int kWarps = 8;         // of a block, at most
+constexpr int kRegisters = 256;   // that a thread's 255 take, allocated in eights
 constexpr int kCarried = 4;       // states of units and sequences that a thread carries, at most
 constexpr int kTileRows = 8;      // rows of a weight tile
 constexpr int kColumns = 16;      // sequences that one pass multiplies
@@ -81,6 +82,12 @@ constexpr int stage_bytes(bool tensor) { return tensor ? 0 : 8 * kChunkBytes; }
 
 // Shared memory of a block.
 int shared_bytes(const Problem&, const Layout&, bool tensor);
+
+// Bytes of recurrent weights that a block keeps for the whole sequence, all its warps together.
+struct WeightBytes {
+  int64_t registers, shared;
+};
+WeightBytes weight_bytes(const Problem&, const Layout&, bool tensor);
 
 // Parts of a plan that somebody chose; 0: the model does.
 struct Forced {

@@ -33,6 +33,8 @@ from seq2seq_ext.benchmark.tables import (
 )
 from seq2seq_ext.benchmark.timing import Timing
 from seq2seq_ext.benchmark.workloads import TORCH
+from seq2seq_ext.cli.lists import one_of as _one_of
+from seq2seq_ext.cli.lists import several as _several
 from seq2seq_ext.cli.numbers import positive_float, positive_int
 from seq2seq_ext.data.extras import check
 from seq2seq_ext.data.files import read_json, write_bytes_atomically, write_json_atomically
@@ -365,24 +367,3 @@ def _available_peers(names: Sequence[str]) -> list[str]:
         elif name != "none":
             available.append(name)
     return available
-
-
-def _several(one: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    """The type of an option that takes a list with commas; what is named twice counts once."""
-
-    def parse(text: str) -> list[Any]:
-        return list(dict.fromkeys(one(part.strip()) for part in text.split(",")))
-
-    return parse
-
-
-def _one_of(names: Iterable[str]) -> Callable[[str], str]:
-    """The type of an option that takes one of some names."""
-    known = list(names)
-
-    def parse(text: str) -> str:
-        if text not in known:
-            raise argparse.ArgumentTypeError(f"expected one of {', '.join(known)}; got {text!r}")
-        return text
-
-    return parse
