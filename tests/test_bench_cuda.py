@@ -366,7 +366,6 @@ def test_forward_and_backward_may_differ_in_algorithm():
     case = case_of(work="training", hidden_size=160)
     row = measure_row(case, stand_in(), repeats=1)
     assert row.algorithms == (PERSISTENT_SMALL, STANDARD)
-    assert not row.torch_persists
 
 
 def test_an_error_while_it_runs_is_told(monkeypatch):

@@ -204,10 +204,7 @@ def _speedups(axes: Axes, rows: Sequence[Row], title: str) -> None:
             zorder=2,
         )
     axes.axhline(1.0, color="black", lw=1.0, zorder=3)
-    axes.set_yscale("log", base=2)
-    axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}x")
-    low, high = axes.get_ylim()
-    axes.set_ylim(min(low, 0.7), max(high, 2.1))  # two marks at least
+    set_speedup_scale(axes)
     axes.grid(axis="y", alpha=0.3, zorder=0)
     ylabel = "peer's best time over ours" + "\n* prepacked" * bool(starred)
     axes.set(ylabel=ylabel, xlim=(-0.6, len(rows) - 0.4))
@@ -222,6 +219,14 @@ def _speedups(axes: Axes, rows: Sequence[Row], title: str) -> None:
         columnspacing=1.0,
         handlelength=1.2,
     )
+
+
+def set_speedup_scale(axes: Axes) -> None:
+    """Let y be a speed-up: powers of two, and 1 and 2 within the plot at least."""
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}x")
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, 0.7), max(high, 2.1))
 
 
 def _tick(row: Row) -> str:

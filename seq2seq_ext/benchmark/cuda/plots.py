@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from seq2seq_ext.benchmark.cuda.results import GRAPH, CudaResults, CudaRow
 from seq2seq_ext.benchmark.cuda.shapes import PRECISIONS
-from seq2seq_ext.benchmark.plots import MARKERS, as_png, figure_of
+from seq2seq_ext.benchmark.plots import MARKERS, as_png, figure_of, set_speedup_scale
 from seq2seq_ext.benchmark.shapes import WORKS
 from seq2seq_ext.benchmark.workloads import TORCH
 
@@ -69,10 +69,7 @@ def _speedups(axes: Axes, rows: Sequence[CudaRow], title: str) -> None:
                 zorder=2,
             )
     axes.axhline(1.0, color="black", lw=1.0, zorder=1)
-    axes.set_yscale("log", base=2)
-    axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}x")
-    low, high = axes.get_ylim()
-    axes.set_ylim(min(low, 0.7), max(high, 2.1))  # two marks at least
+    set_speedup_scale(axes)
     axes.grid(alpha=0.3, zorder=0)
     axes.set(ylabel="torch's best time over ours", xlim=(-0.6, len(places) - 0.4))
     axes.set_title(title, loc="left", fontsize=11)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from seq2seq_ext.benchmark.cuda.cudnn import PERSISTENT, PERSISTENT_SMALL
 from seq2seq_ext.benchmark.cuda.shapes import CudaCase
 from seq2seq_ext.benchmark.results import times_json
 from seq2seq_ext.benchmark.timing import Timing
@@ -67,11 +66,6 @@ class CudaRow:
     def rate(self, name: str) -> float:
         """Operations a second, of a contestant's best."""
         return self.case.flop / self.times[name].best
-
-    @property
-    def torch_persists(self) -> bool:
-        """Whether torch's algorithm, forward and backward, keeps the recurrent weights."""
-        return all(each in (PERSISTENT, PERSISTENT_SMALL) for each in self.algorithms)
 
     def as_json(self) -> dict[str, Any]:
         """Values that JSON can hold, what follows from others included."""
