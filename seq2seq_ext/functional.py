@@ -48,8 +48,9 @@ def lstm(
     """Long short-term memory (Hochreiter & Schmidhuber 1997; Gers et al. 2000).
 
     Args:
-        input: float32 or float64 of size (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one
-            sequence, or a :class:`~torch.nn.utils.rnn.PackedSequence`.
+        input: float32, float64 or, on a GPU, float16 or bfloat16, in the weights' dtype, of size
+            (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one sequence, or a
+            :class:`~torch.nn.utils.rnn.PackedSequence`.
         hx: the state before the first step, ``(h_0, c_0)`` of sizes (L*D, B, P) and (L*D, B, H),
             without B for one sequence; zeros if None.
         weights: per layer, per direction ``w_ih`` (4H, I or D*P), ``w_hh`` (4H, P), then
@@ -59,7 +60,8 @@ def lstm(
         dropout: probability of zeroing an element of the output of every layer but the last.
         bidirectional: whether a second direction reads each sequence from its end.
         training: whether dropout is applied.
-        lengths: integers of size (B,), each sequence's number of steps, 0 to T in any order; not
+        lengths: integers of size (B,), each sequence's number of steps, 0 to T in any order.  Those
+            on a GPU are kept within 0 to T unchecked, which would wait for the device.  Not
             with a PackedSequence, which has its own.
         resets: bool, sized like the time and batch axes of ``input`` (the rows of a
             PackedSequence).  Where true, the state is zeroed before that step; in the reverse
@@ -224,7 +226,7 @@ def run(
     if (
         type(input) is Tensor
         and input.dim() == 3
-        and input.is_cpu
+        and (input.is_cpu or input.is_cuda)
         and lengths is None
         and resets is None
         and (dropout == 0.0 or num_layers == 1)

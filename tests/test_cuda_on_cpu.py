@@ -207,5 +207,5 @@ def test_empty_batches() -> None:
 
 def test_impossible_plans_are_refused() -> None:
     for plan in ((1, 1, 0, 0, 0), (0, 3, 0, 0, 0), (0, 1, 2, 0, 0), (0, 0, 0, -1, 0)):
-        with pytest.raises(RuntimeError, match="plan: expected"):
+        with pytest.raises(ValueError, match="plan: expected"):
             torch.ops.seq2seq_ext.force_cuda_plan(*plan)

@@ -32,11 +32,11 @@ struct Recurrent {
   Piece held[kHeld][G];
   Piece* further;  // (chunks - kHeld, G, lanes) in shared memory
   int slice, slices, chunks;
-  int64_t K, padded;
+  int K, padded;  // of a vector, without and with what pads it to pieces
 
   // k of the first number in this lane's piece of the warp's i-th chunk.
-  __device__ __forceinline__ int64_t first_k(int i) const {
-    return static_cast<int64_t>(slice + i * slices) * kPerChunk<T> + threadIdx.x % 4 * kPer;
+  __device__ __forceinline__ int first_k(int i) const {
+    return (slice + i * slices) * kPerChunk<T> + static_cast<int>(threadIdx.x % 4) * kPer;
   }
 
   // weight(g, k): of this lane's row; asked for k within [0, K) alone.
@@ -46,7 +46,7 @@ struct Recurrent {
       Piece p;
       T numbers[kPer];
       for (int e = 0; e < kPer; ++e) {
-        const int64_t k = first_k(i) + e;
+        const int k = first_k(i) + e;
         numbers[e] = k < K ? weight(g, k) : narrow<T>(0);
       }
       for (int w = 0; w < 4; ++w) {
@@ -73,7 +73,7 @@ struct Recurrent {
   // This lane's piece of the warp's i-th chunk of a vector, for which it may have to wait; no
   // vector: zeros.
   __device__ __forceinline__ Piece vector_piece(const T* vector, int i) const {
-    const int64_t k = first_k(i);
+    const int k = first_k(i);
     return vector != nullptr && k < padded ? load_shared_piece<T>(vector + k) : Piece{};
   }
 
@@ -249,8 +249,8 @@ struct Shared {
 
 // Chunks of a vector of `padded` numbers that the warp with this slice multiplies.
 template <typename T>
-__device__ __forceinline__ int chunks_of(int64_t padded, int slice, int slices) {
-  const int all = static_cast<int>((padded + kPerChunk<T> - 1) / kPerChunk<T>);
+__device__ __forceinline__ int chunks_of(int padded, int slice, int slices) {
+  const int all = (padded + kPerChunk<T> - 1) / kPerChunk<T>;
   return slice < all ? (all - slice + slices - 1) / slices : 0;
 }
 
@@ -264,7 +264,8 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   SEQ2SEQ_EXT_DYNAMIC_SHARED(memory);
   const Place place(l, a.steps.B);
   const int d = place.d, T_ = static_cast<int>(a.steps.T), u = place.unit();
-  const int64_t H = a.H, padded = padded_to_pieces<T>(H), B = a.steps.B;
+  const int64_t H = a.H, B = a.steps.B;
+  const int padded = static_cast<int>(padded_to_pieces<T>(H));
   const int most = max(0, chunks_of<T>(padded, 0, l.slices) - Product::kHeld);
   const Shared<Product, G> shared(memory, place, l, most);
 
@@ -272,9 +273,9 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   recurrent.further = shared.weights;
   recurrent.slice = place.slice, recurrent.slices = l.slices;
   recurrent.chunks = chunks_of<T>(padded, place.slice, l.slices);
-  recurrent.K = H, recurrent.padded = padded;
+  recurrent.K = static_cast<int>(H), recurrent.padded = padded;
   const int weight_row = place.part * place.units + place.tile * kTileRows + place.lane / 4;
-  recurrent.load([&](int g, int64_t k) {
+  recurrent.load([&](int g, int k) {
     return weight_row < H ? a.w_hh[d][(g * H + weight_row) * H + k] : narrow<T>(0);
   });
 
@@ -360,7 +361,8 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   SEQ2SEQ_EXT_DYNAMIC_SHARED(memory);
   const Place place(l, a.steps.B);
   const int d = place.d, T_ = static_cast<int>(a.steps.T), u = place.unit();
-  const int64_t H = a.H, padded = padded_to_pieces<T>(H), B = a.steps.B;
+  const int64_t H = a.H, B = a.steps.B;
+  const int padded = static_cast<int>(padded_to_pieces<T>(H));
   const int most = max(0, chunks_of<T>(G * padded, 0, l.slices) - Product::kHeld);
   const Shared<Product, 1> shared(memory, place, l, most);
 
@@ -370,8 +372,8 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   recurrent.chunks = chunks_of<T>(G * padded, place.slice, l.slices);
   recurrent.K = recurrent.padded = G * padded;
   const int weight_row = place.part * place.units + place.tile * kTileRows + place.lane / 4;
-  recurrent.load([&](int, int64_t k) {
-    const int64_t g = k / padded, j = k % padded;
+  recurrent.load([&](int, int k) {
+    const int g = k / padded, j = k % padded;
     return weight_row < H && j < H ? a.w_hh[d][(g * H + j) * H + weight_row] : narrow<T>(0);
   });
 

@@ -73,7 +73,7 @@ constexpr int kChunkBytes = 64;   // of a vector, the unit in which weights are 
 constexpr int weight_chunk_bytes(int G) { return G * kTileRows * kChunkBytes; }
 // Chunks of them that a warp holds in registers, found by what compiles without spills.
 constexpr int held_chunks(int number_bytes, int G, bool tensor) {
-  if (tensor) return G == 1 ? 16 : 8;
+  if (tensor) return G == 1 ? 12 : G == 3 ? 7 : 8;
   if (number_bytes == 8) return G == 1 ? 12 : G == 3 ? 4 : 2;
   return G == 1 ? 16 : G == 3 ? 8 : 4;
 }

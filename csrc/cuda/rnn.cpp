@@ -518,8 +518,9 @@ void force_plan(StableIValue* stack, uint64_t, uint64_t) {
   Forced forced;
   forced.general = way == 1;
   forced.persistent = way == 2;
+  // Beyond these bounds every number is as good as the bound.
   for (int* field : {&forced.tiles, &forced.slices, &forced.groups, &forced.rows})
-    *field = static_cast<int>(read.integer());
+    *field = static_cast<int>(std::clamp<int64_t>(read.integer(), -1, int64_t{1} << 30));
   check(forced);
   const std::lock_guard lock(forced_mutex);
   forced_plan = forced;
