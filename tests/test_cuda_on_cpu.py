@@ -199,6 +199,22 @@ def test_nan_in_states_and_inputs_ends(way: str) -> None:
         assert not y[:, [0, 2]].isnan().any()
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_an_occupied_device_takes_the_general_way(
+    cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks that wait for each other have to run at the same time, or not at all."""
+    call = Call(cell, torch.float32, 3, 2, 4, 24, 2)
+    torch.ops.seq2seq_ext.force_cuda_plan(*WAYS["general"])
+    general = call.ours()
+    torch.ops.seq2seq_ext.force_cuda_plan(*WAYS["one_tile"])
+    persistent = call.ours()
+    monkeypatch.setenv("CUDA_CPU_OCCUPIED", "100000")
+    occupied = call.ours()
+    assert all(torch.equal(a, b) for a, b in zip(occupied, general, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(persistent, general, strict=True))
+
+
 def test_empty_batches() -> None:
     for cell in GATES:
         for tensor in Call(cell, torch.float32, 3, 0, 2, 8, states=False).ours():

@@ -84,26 +84,16 @@ void fill_stack(const CompactArguments& a, Scratch::Frame& frame, bool backward,
 
 // ---- forward --------------------------------------------------------------------------------
 
-constexpr Shape kNothing{{0}, 1};
-
 template <typename T>
 T* data(const Handle& tensor) {
   return static_cast<T*>(data_of(tensor));
 }
 
-struct Outputs {
-  Handle y, h_n, c_n, reserve;
-};
-
 template <typename T>
 Outputs forward(CompactArguments& a, bool save, const PackedBlock& packed) {
   const bool lstm = a.cell == Cell::kLstm;
   const bool step = a.form == Form::kStep;
-  // The reserve has one size whatever the lengths, so that it is known without looking into them.
-  Outputs out{empty(a.output_shape(), a.dtype),
-              empty(step ? kNothing : a.state_shape(a.P), a.dtype),
-              empty(lstm ? a.state_shape(a.H) : kNothing, a.dtype),
-              empty(save ? Shape{{a.reserve_elements()}, 1} : kNothing, a.dtype)};
+  Outputs out(a, save);
   Scratch::Frame frame;
   a.arrange(frame);
   const Kernels& kernels = active_kernels();
@@ -128,16 +118,6 @@ Outputs forward(CompactArguments& a, bool save, const PackedBlock& packed) {
 
 // ---- backward -------------------------------------------------------------------------------
 
-// Which gradients are wanted.
-struct Wanted {
-  bool input, state, weights;
-};
-
-struct Gradients {
-  Handle x, h_0, c_0;
-  std::vector<Handle> weights;
-};
-
 // Memory of a state's gradient: the tensor's, or scratch where nobody wants it.
 template <typename T>
 T* state_gradient(const CompactArguments& a, Scratch::Frame& frame, bool wanted,
@@ -146,22 +126,11 @@ T* state_gradient(const CompactArguments& a, Scratch::Frame& frame, bool wanted,
 }
 
 template <typename T>
-Gradients backward(CompactArguments& a, const Cotangents& d, const View& y, const View& reserve,
-                   const Wanted& wanted) {
+Gradients backward(CompactArguments& a, const BackwardGiven& given) {
+  const Cotangents d(given, a);
+  const View y(given.y), reserve(given.reserve);
   const bool lstm = a.cell == Cell::kLstm;
-  const bool input = wanted.input, state = wanted.state && a.h_0;
-  Gradients out{
-      empty(input ? Shape{{a.x.size[0], a.x.size[1], a.x.size[2]}, a.x.dim} : kNothing, a.dtype),
-      empty(state ? a.state_shape(a.P) : kNothing, a.dtype),
-      empty(state && lstm ? a.state_shape(a.H) : kNothing, a.dtype),
-      {}};
-  if (wanted.weights) {
-    out.weights.reserve(a.weights.size());
-    for (int64_t layer = 0; layer < a.L; ++layer)
-      for (int64_t i = 0; i < a.D * a.roles(); ++i)
-        out.weights.push_back(empty(a.weight_shape(layer, i % a.roles()), a.dtype));
-  }
-
+  Gradients out(a, given);
   Scratch::Frame frame;
   a.arrange(frame);
   const Kernels& kernels = active_kernels();
@@ -176,15 +145,15 @@ Gradients backward(CompactArguments& a, const Cotangents& d, const View& y, cons
   }
   call.d_h_n = static_cast<const T*>(a.contiguous(d.h_n).data());
   call.d_c_n = static_cast<const T*>(a.contiguous(d.c_n).data());
-  if (input && a.x.numel() > 0) {
+  if (out.input_wanted && a.x.numel() > 0) {
     T* d_x = data<T>(out.x);
     zero_padding(a, d_x, a.I);
     call.d_x = new_rows(a, frame, d_x, a.I);
   }
-  call.d_h_0 = state_gradient<T>(a, frame, state, out.h_0, a.P);
-  call.d_c_0 = lstm ? state_gradient<T>(a, frame, state, out.c_0, a.H) : nullptr;
+  call.d_h_0 = state_gradient<T>(a, frame, out.state_wanted, out.h_0, a.P);
+  call.d_c_0 = lstm ? state_gradient<T>(a, frame, out.state_wanted, out.c_0, a.H) : nullptr;
   call.d_weights = weight_pointers<T>(
-      a, frame, [&](int64_t i) { return wanted.weights ? data_of(out.weights[i]) : nullptr; });
+      a, frame, [&](int64_t i) { return out.weights_wanted ? data_of(out.weights[i]) : nullptr; });
   if constexpr (std::is_same_v<T, float>) {
     run_team(call, kernels.backward_workspace_f32, kernels.backward_f32);
   } else {
@@ -210,10 +179,7 @@ void rnn(StableIValue* stack, uint64_t, uint64_t) {
     }
     Outputs out = a.dtype == aoti_torch_dtype_float32() ? forward<float>(a, given.save, block)
                                                         : forward<double>(a, given.save, block);
-    stack[0] = result(std::move(out.y));
-    stack[1] = result(std::move(out.h_n));
-    stack[2] = result(std::move(out.c_n));
-    stack[3] = result(std::move(out.reserve));
+    std::move(out).put(stack);
   });
 }
 
@@ -236,16 +202,9 @@ void rnn_backward(StableIValue* stack, uint64_t, uint64_t) {
   with_readable_errors([&] {
     const BackwardGiven given(stack);
     CompactArguments a(given);
-    const Cotangents d(given, a);
-    const View y(given.y), reserve(given.reserve);
-    const Wanted wanted{given.input_grad, given.state_grad, given.weight_grad};
-    Gradients out = a.dtype == aoti_torch_dtype_float32()
-                        ? backward<float>(a, d, y, reserve, wanted)
-                        : backward<double>(a, d, y, reserve, wanted);
-    stack[0] = result(std::move(out.x));
-    stack[1] = result(std::move(out.h_0));
-    stack[2] = result(std::move(out.c_0));
-    stack[3] = result(std::move(out.weights));
+    Gradients out = a.dtype == aoti_torch_dtype_float32() ? backward<float>(a, given)
+                                                          : backward<double>(a, given);
+    std::move(out).put(stack);
   });
 }
 

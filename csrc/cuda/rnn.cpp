@@ -143,12 +143,6 @@ class Call {
 
 // ---- forward ------------------------------------------------------------------------------------
 
-struct Outputs {
-  Handle y, h_n, c_n, reserve;
-};
-
-constexpr Shape kNothing{{0}, 1};
-
 template <typename T>
 T* data(const Handle& tensor) {
   return static_cast<T*>(data_of(tensor));
@@ -197,6 +191,22 @@ void general_forward(Call<T>& call, int64_t l, const Forward<T>& f) {
   }
 }
 
+// All launches of a plan. False where the device has no room for its blocks at a time, as when it
+// is shared with other processes: then nothing has been launched.
+template <typename Launch>
+bool launched(const Plan& plan, const Launch& launch) {
+  Layout layout = plan.layout;
+  for (int i = 0; i < plan.launches; ++i, layout.first += layout.rows()) {
+    const cudaError_t error = launch(layout);
+    if (i == 0 && error == cudaErrorCooperativeLaunchTooLarge) {
+      cudaGetLastError();  // or the next who asks is told of it
+      return false;
+    }
+    check(error);
+  }
+  return true;
+}
+
 template <typename T>
 void forward_layer(Call<T>& call, int64_t l, const T* x, Forward<T>& f) {
   const Arguments& a = call.a;
@@ -216,18 +226,16 @@ void forward_layer(Call<T>& call, int64_t l, const T* x, Forward<T>& f) {
     check(pad_states(f.h_0, a.D * a.B, a.H, start, run.stream()));
     f.h_start = start;
   }
-  Layout layout = plan.layout;
-  for (int i = 0; i < plan.launches; ++i, layout.first += layout.rows())
-    check(persistent_forward(f, layout, plan.tensor, run.stream()));
+  if (!launched(plan, [&](const Layout& layout) {
+        return persistent_forward(f, layout, plan.tensor, run.stream());
+      }))
+    general_forward(call, l, f);
 }
 
 template <typename T>
 Outputs forward(Arguments& a, const ForwardGiven& given) {
   const bool lstm = a.cell == Cell::kLstm, step = a.form == Form::kStep;
-  Outputs out{empty(a.output_shape(), a.dtype, a.device),
-              empty(step ? kNothing : a.state_shape(a.P), a.dtype, a.device),
-              empty(lstm ? a.state_shape(a.H) : kNothing, a.dtype, a.device),
-              empty(given.save ? Shape{{a.reserve_elements()}, 1} : kNothing, a.dtype, a.device)};
+  Outputs out(a, given.save);
   if (a.B == 0) return out;
   Call<T> call(a, given.allow_tf32);
   const View input = a.contiguous(a.x);
@@ -252,15 +260,6 @@ Outputs forward(Arguments& a, const ForwardGiven& given) {
 }
 
 // ---- backward -----------------------------------------------------------------------------------
-
-struct Wanted {
-  bool input, state, weights;
-};
-
-struct Gradients {
-  Handle x, h_0, c_0;
-  std::vector<Handle> weights;
-};
 
 // Rows that the recurrence leaves for the products over all steps.
 template <typename T>
@@ -335,9 +334,12 @@ LayerGradients<T> backward_layer(Call<T>& call, int64_t l, Backward<T>& f) {
   }
   f.d_sum = call.exchange(out.d_h, num_gates(a.cell), a.H);
   f.d_h = f.d_sum.base == out.d_h ? nullptr : out.d_h;
-  Layout layout = plan.layout;
-  for (int i = 0; i < plan.launches; ++i, layout.first += layout.rows())
-    check(persistent_backward(f, layout, plan.tensor, run.stream()));
+  if (!launched(plan, [&](const Layout& layout) {
+        return persistent_backward(f, layout, plan.tensor, run.stream());
+      })) {
+    f.d_h = out.d_h;
+    general_backward(call, l, f, out.d_h_rows);
+  }
   return out;
 }
 
@@ -387,20 +389,10 @@ void weight_gradients(Call<T>& call, int64_t l, const Backward<T>& f, const Laye
 }
 
 template <typename T>
-Gradients backward(Arguments& a, const BackwardGiven& given, const Cotangents& d) {
+Gradients backward(Arguments& a, const BackwardGiven& given) {
+  const Cotangents d(given, a);
   const bool lstm = a.cell == Cell::kLstm;
-  const Wanted wanted{given.input_grad, given.state_grad && a.h_0, given.weight_grad};
-  Gradients out{
-      empty(wanted.input ? Shape{{a.x.size[0], a.x.size[1], a.x.size[2]}, a.x.dim} : kNothing,
-            a.dtype, a.device),
-      empty(wanted.state ? a.state_shape(a.P) : kNothing, a.dtype, a.device),
-      empty(wanted.state && lstm ? a.state_shape(a.H) : kNothing, a.dtype, a.device),
-      {}};
-  if (wanted.weights)
-    for (int64_t l = 0; l < a.L; ++l)
-      for (int64_t i = 0; i < a.D * a.roles(); ++i)
-        out.weights.push_back(empty(a.weight_shape(l, i % a.roles()), a.dtype, a.device));
-
+  Gradients out(a, given);
   Call<T> call(a, given.allow_tf32);
   Runtime& run = call.run;
   if (a.B == 0 || call.steps.rows == 0) {
@@ -408,7 +400,7 @@ Gradients backward(Arguments& a, const BackwardGiven& given, const Cotangents& d
       const View weight(out.weights[i]);
       run.fill(data_of(out.weights[i]), weight.numel() * element_size(a.dtype), 0);
     }
-    if (wanted.state) {
+    if (out.state_wanted) {
       const auto copy_or_zero = [&](const Handle& to, const View& from, int64_t features) {
         const int64_t bytes = a.L * a.D * a.B * features * static_cast<int64_t>(sizeof(T));
         if (from) {
@@ -430,8 +422,10 @@ Gradients backward(Arguments& a, const BackwardGiven& given, const Cotangents& d
   const T* d_h_n = static_cast<const T*>(a.contiguous(d.h_n).data());
   const T* d_c_n = static_cast<const T*>(a.contiguous(d.c_n).data());
   const int64_t states = a.L * a.D * a.B;
-  T* d_h_0 = wanted.state ? data<T>(out.h_0) : run.template take<T>(states * a.P);
-  T* d_c_0 = !lstm ? nullptr : wanted.state ? data<T>(out.c_0) : run.template take<T>(states * a.H);
+  T* d_h_0 = out.state_wanted ? data<T>(out.h_0) : run.template take<T>(states * a.P);
+  T* d_c_0 = !lstm              ? nullptr
+             : out.state_wanted ? data<T>(out.c_0)
+                                : run.template take<T>(states * a.H);
 
   for (int64_t l = a.L - 1; l >= 0; --l) {
     Backward<T> f{};
@@ -446,7 +440,7 @@ Gradients backward(Arguments& a, const BackwardGiven& given, const Cotangents& d
     f.d_c_0 = d_c_0 ? d_c_0 + first * a.H : nullptr;
     const LayerGradients<T> gradients = backward_layer(call, l, f);
 
-    if (wanted.weights) {
+    if (out.weights_wanted) {
       const T* x;
       if (l > 0) {
         x = call.masked_input(l, call.reserve_outputs(reserve, l - 1));
@@ -461,7 +455,7 @@ Gradients backward(Arguments& a, const BackwardGiven& given, const Cotangents& d
       }
       weight_gradients(call, l, f, gradients, x, out.weights);
     }
-    if (l == 0 && !wanted.input) break;
+    if (l == 0 && !out.input_wanted) break;
     const int64_t features = call.features(l);
     T* d_x = l == 0 ? data<T>(out.x) : run.template take<T>(rows * width);
     const int64_t sums = a.D * call.gates;
@@ -491,10 +485,7 @@ void rnn(StableIValue* stack, uint64_t, uint64_t) {
     if (given.packed) fail("packed: expected None on CUDA");
     Outputs out =
         with_type(a.dtype, [&](auto number) { return forward<decltype(number)>(a, given); });
-    stack[0] = result(std::move(out.y));
-    stack[1] = result(std::move(out.h_n));
-    stack[2] = result(std::move(out.c_n));
-    stack[3] = result(std::move(out.reserve));
+    std::move(out).put(stack);
   });
 }
 
@@ -502,13 +493,9 @@ void rnn_backward(StableIValue* stack, uint64_t, uint64_t) {
   with_readable_errors([&] {
     const BackwardGiven given(stack);
     Arguments a(given);
-    const Cotangents d(given, a);
     Gradients out =
-        with_type(a.dtype, [&](auto number) { return backward<decltype(number)>(a, given, d); });
-    stack[0] = result(std::move(out.x));
-    stack[1] = result(std::move(out.h_0));
-    stack[2] = result(std::move(out.c_0));
-    stack[3] = result(std::move(out.weights));
+        with_type(a.dtype, [&](auto number) { return backward<decltype(number)>(a, given); });
+    std::move(out).put(stack);
   });
 }
 

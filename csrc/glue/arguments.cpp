@@ -372,4 +372,55 @@ Cotangents::Cotangents(const BackwardGiven& given, const Arguments& a)
   if (c_n) a.check("d_c_n", c_n, a.state_shape(a.H));
 }
 
+// ---- results ----------------------------------------------------------------------------------
+
+namespace {
+
+constexpr Shape kNothing{{0}, 1};
+
+// Like x, whose axes are 2 or 3.
+Shape input_shape(const Arguments& a) {
+  Shape shape{{}, a.x.dim};
+  std::copy(a.x.size, a.x.size + a.x.dim, shape.size);
+  return shape;
+}
+
+}  // namespace
+
+// The reserve has one size whatever the lengths, so that it is known without looking into them.
+Outputs::Outputs(const Arguments& a, bool save)
+    : y(empty(a.output_shape(), a.dtype, a.device)),
+      h_n(empty(a.form == Form::kStep ? kNothing : a.state_shape(a.P), a.dtype, a.device)),
+      c_n(empty(a.cell == Cell::kLstm ? a.state_shape(a.H) : kNothing, a.dtype, a.device)),
+      reserve(empty(save ? Shape{{a.reserve_elements()}, 1} : kNothing, a.dtype, a.device)) {}
+
+void Outputs::put(StableIValue* stack) && {
+  stack[0] = result(std::move(y));
+  stack[1] = result(std::move(h_n));
+  stack[2] = result(std::move(c_n));
+  stack[3] = result(std::move(reserve));
+}
+
+Gradients::Gradients(const Arguments& a, const BackwardGiven& given)
+    : input_wanted(given.input_grad),
+      state_wanted(given.state_grad && a.h_0),
+      weights_wanted(given.weight_grad),
+      x(empty(input_wanted ? input_shape(a) : kNothing, a.dtype, a.device)),
+      h_0(empty(state_wanted ? a.state_shape(a.P) : kNothing, a.dtype, a.device)),
+      c_0(empty(state_wanted && a.cell == Cell::kLstm ? a.state_shape(a.H) : kNothing, a.dtype,
+                a.device)) {
+  if (!weights_wanted) return;
+  weights.reserve(a.weights.size());
+  for (int64_t layer = 0; layer < a.L; ++layer)
+    for (int64_t i = 0; i < a.D * a.roles(); ++i)
+      weights.push_back(empty(a.weight_shape(layer, i % a.roles()), a.dtype, a.device));
+}
+
+void Gradients::put(StableIValue* stack) && {
+  stack[0] = result(std::move(x));
+  stack[1] = result(std::move(h_0));
+  stack[2] = result(std::move(c_0));
+  stack[3] = result(std::move(weights));
+}
+
 }  // namespace seq2seq_ext

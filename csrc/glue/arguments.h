@@ -131,6 +131,23 @@ struct Cotangents {
   Cotangents(const BackwardGiven& given, const Arguments& a);  // checks them
 };
 
+// Results of the two operators, allocated, in the order of ops.cpp; empty where there is none.
+struct Outputs {
+  Handle y, h_n, c_n, reserve;
+
+  Outputs(const Arguments& a, bool save);
+  void put(StableIValue* stack) &&;  // in the place of the arguments
+};
+
+struct Gradients {
+  bool input_wanted, state_wanted, weights_wanted;
+  Handle x, h_0, c_0;
+  std::vector<Handle> weights;
+
+  Gradients(const Arguments& a, const BackwardGiven& given);
+  void put(StableIValue* stack) &&;
+};
+
 // Runs an operator; what ends it otherwise becomes a RuntimeError that a user can read.
 template <typename Body>
 void with_readable_errors(const Body& body) {

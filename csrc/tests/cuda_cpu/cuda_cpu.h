@@ -13,6 +13,7 @@
 // doing and aborts. What the environment sets, the functions below change:
 //   CUDA_CPU_SCHEDULE   forward, reverse or random:SEED: which thread goes on
 //   CUDA_CPU_MUTANT     number of the guard that is out of force
+//   CUDA_CPU_OCCUPIED   blocks of other processes, which a cooperative launch finds on the device
 //   CUDA_CPU_TIMEOUT    seconds that all blocks may do nothing but poll (60)
 #pragma once
 

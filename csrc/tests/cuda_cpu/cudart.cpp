@@ -121,8 +121,11 @@ cudaError_t launch(const cudaLaunchConfig_t* config, const void* kernel, Body bo
   if (cooperative) {
     if (!device.cooperative) return returned(cudaErrorNotSupported);
     const uint64_t all = uint64_t{grid.x} * grid.y * grid.z;
-    if (all > static_cast<uint64_t>(blocks) * static_cast<uint64_t>(device.multiprocessors))
-      return returned(cudaErrorCooperativeLaunchTooLarge);
+    const char* text = std::getenv("CUDA_CPU_OCCUPIED");
+    const uint64_t room =
+        static_cast<uint64_t>(blocks) * static_cast<uint64_t>(device.multiprocessors);
+    const uint64_t occupied = text == nullptr ? 0 : std::strtoull(text, nullptr, 10);
+    if (all > room - std::min(room, occupied)) return returned(cudaErrorCooperativeLaunchTooLarge);
   }
   run(grid, threads, config->dynamicSmemBytes, cooperative, body, arguments);
   return cudaSuccess;
