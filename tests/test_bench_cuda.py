@@ -28,6 +28,7 @@ from seq2seq_ext.benchmark.cuda.shapes import (
     CUDA_SHAPE_SETS,
     PRECISIONS,
     CudaCase,
+    allow_tf32_in_cudnn,
     cuda_cases,
     precision_set,
 )
@@ -217,14 +218,14 @@ def test_precision_is_set_and_put_back(precision, before):
 
     kept = state()
     try:
-        torch.backends.cudnn.allow_tf32 = before[0]
+        allow_tf32_in_cudnn(before[0])
         torch.set_float32_matmul_precision(before[1])
         with precision_set(precision):
             assert state() == ((True, "high") if precision == "tf32" else (False, "highest"))
             assert torch.backends.cuda.matmul.allow_tf32 == (precision == "tf32")
         assert state() == before
     finally:
-        torch.backends.cudnn.allow_tf32 = kept[0]
+        allow_tf32_in_cudnn(kept[0])
         torch.set_float32_matmul_precision(kept[1])
 
 
