@@ -138,4 +138,21 @@ struct RnnCell {
 template <typename C>
 constexpr int kSavedRoom = C::kSlots > 0 ? C::kSlots : 1;
 
+// body(cell) with the cell's type: the one place that knows which cells run in one product a step.
+template <typename T, typename Body>
+cudaError_t with_cell(Cell cell, const Body& body) {
+  switch (cell) {
+    case Cell::kLstm:
+      return body(LstmCell<T>{});
+    case Cell::kGru:
+      return body(GruCell<T>{});
+    case Cell::kRnnTanh:
+    case Cell::kRnnRelu:
+      return body(RnnCell<T>{});
+    case Cell::kGruResetBefore:
+      break;
+  }
+  return cudaErrorInvalidValue;
+}
+
 }  // namespace seq2seq_ext::cuda

@@ -13,6 +13,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels.h"
+
 #ifndef __CUDACC__
 #include <cstring>
 
@@ -49,10 +51,6 @@ __device__ __forceinline__ bool wait_active([[maybe_unused]] int number) {
 }
 
 // ---- numbers --------------------------------------------------------------------------------
-
-// What sums of stored numbers are kept in.
-template <typename T>
-using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 __device__ __forceinline__ float widen(float x) { return x; }
 __device__ __forceinline__ double widen(double x) { return x; }
@@ -186,12 +184,6 @@ __device__ __forceinline__ void prefetch([[maybe_unused]] const void* address) {
 }
 
 // ---- tensor cores -----------------------------------------------------------------------------
-
-// The kind of numbers that the tensor cores multiply: stored floats as TF32.
-template <typename T>
-struct Tensor {
-  using type = T;
-};
 
 // Rounds a stored word to what the tensor cores read: TF32 keeps 10 bits of a float's fraction,
 // rounded to the nearest; half and bfloat16 are read as they are.

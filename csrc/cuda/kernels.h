@@ -21,6 +21,10 @@
 
 namespace seq2seq_ext::cuda {
 
+// What sums of stored numbers are kept in.
+template <typename T>
+using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
 struct Steps {
   int64_t T, B;
   int64_t rows;           // T * B, or those of a packed batch
@@ -104,16 +108,13 @@ cudaError_t pad_states(const T* states, int64_t rows, int64_t features, T* out, 
 // directions.
 
 template <typename T>
-using AccumulatorOf = std::conditional_t<std::is_same_v<T, double>, double, float>;
-
-template <typename T>
 struct ForwardStep {
-  T* h;                     // (D, B, P) the state entering the step
-  const T* sums;            // (D, B, G*H) W_hh h; of kGruResetBefore only r and z: (D, B, 2H)
-  const T* sums_n;          // (D, B, H) kGruResetBefore only: W_hn (r h)
-  AccumulatorOf<T>* carry;  // (D, B, H) c of an LSTM, else h
-  T* inner;                 // (D, B, H) projected LSTM: o tanh(c); kGruResetBefore: r h
-  const T* projected;       // (D, B, P) inner W_hr^T
+  T* h;                   // (D, B, P) the state entering the step
+  const T* sums;          // (D, B, G*H) W_hh h; of kGruResetBefore only r and z: (D, B, 2H)
+  const T* sums_n;        // (D, B, H) kGruResetBefore only: W_hn (r h)
+  Accumulator<T>* carry;  // (D, B, H) c of an LSTM, else h
+  T* inner;               // (D, B, H) projected LSTM: o tanh(c); kGruResetBefore: r h
+  const T* projected;     // (D, B, P) inner W_hr^T
 };
 
 // The state entering step 0.
@@ -131,14 +132,14 @@ cudaError_t project_forward(const Forward<T>&, const ForwardStep<T>&, int64_t s,
 
 template <typename T>
 struct BackwardStep {
-  const T* recurrent;       // (D, B, P) d_sums of step s + 1 times W_hh
-  T* d_sums;                // (D, B, G*H); of kGruResetBefore r and z: (D, B, 2H)
-  T* d_n;                   // (D, B, H) kGruResetBefore only: gradient of n's sum
-  const T* d_reset_h;       // (D, B, H) kGruResetBefore only: d_n times W_hn
-  T* d_projected;           // (D, B, P) projected LSTM: gradient of h
-  const T* d_inner;         // (D, B, H) projected LSTM: that times W_hr
-  AccumulatorOf<T>* carry;  // (D, B, H) gradient of c, or of h as far as not through W_hh
-  T* d_h_rows;              // (D, rows, P) projected LSTM: d_projected of every step
+  const T* recurrent;     // (D, B, P) d_sums of step s + 1 times W_hh
+  T* d_sums;              // (D, B, G*H); of kGruResetBefore r and z: (D, B, 2H)
+  T* d_n;                 // (D, B, H) kGruResetBefore only: gradient of n's sum
+  const T* d_reset_h;     // (D, B, H) kGruResetBefore only: d_n times W_hn
+  T* d_projected;         // (D, B, P) projected LSTM: gradient of h
+  const T* d_inner;       // (D, B, H) projected LSTM: that times W_hr
+  Accumulator<T>* carry;  // (D, B, H) gradient of c, or of h as far as not through W_hh
+  T* d_h_rows;            // (D, rows, P) projected LSTM: d_projected of every step
 };
 
 // Projected LSTM: d_projected of step s. Then, as for every cell, the gradients of step s, or for

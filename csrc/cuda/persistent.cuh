@@ -513,35 +513,15 @@ cudaError_t launch_backward(const Backward<T>& a, const Layout& l, [[maybe_unuse
 template <typename T>
 cudaError_t persistent_forward(const Forward<T>& a, const Layout& l, bool tensor,
                                cudaStream_t stream) {
-  switch (a.cell) {
-    case Cell::kLstm:
-      return launch_forward<LstmCell<T>>(a, l, tensor, stream);
-    case Cell::kGru:
-      return launch_forward<GruCell<T>>(a, l, tensor, stream);
-    case Cell::kRnnTanh:
-    case Cell::kRnnRelu:
-      return launch_forward<RnnCell<T>>(a, l, tensor, stream);
-    case Cell::kGruResetBefore:
-      break;
-  }
-  return cudaErrorInvalidValue;
+  return with_cell<T>(
+      a.cell, [&](auto cell) { return launch_forward<decltype(cell)>(a, l, tensor, stream); });
 }
 
 template <typename T>
 cudaError_t persistent_backward(const Backward<T>& a, const Layout& l, bool tensor,
                                 cudaStream_t stream) {
-  switch (a.cell) {
-    case Cell::kLstm:
-      return launch_backward<LstmCell<T>>(a, l, tensor, stream);
-    case Cell::kGru:
-      return launch_backward<GruCell<T>>(a, l, tensor, stream);
-    case Cell::kRnnTanh:
-    case Cell::kRnnRelu:
-      return launch_backward<RnnCell<T>>(a, l, tensor, stream);
-    case Cell::kGruResetBefore:
-      break;
-  }
-  return cudaErrorInvalidValue;
+  return with_cell<T>(
+      a.cell, [&](auto cell) { return launch_backward<decltype(cell)>(a, l, tensor, stream); });
 }
 
 }  // namespace seq2seq_ext::cuda

@@ -39,7 +39,7 @@ struct Layout {
   int tiles, slices;
   int parts;       // blocks that together hold one direction's weights
   int groups;      // of sequences, each with its own blocks
-  int group_rows;  // sequences of a group, at most kMaxGroupRows
+  int group_rows;  // sequences of a group, at most
   int64_t first;   // the first sequence of this launch
   int directions;
   int shared_bytes;  // of a block
@@ -57,8 +57,7 @@ struct Plan {
   const char* why;  // why it is not persistent
 };
 
-// ---- the persistent kernels' shape, which they and the model share (persistent.cuh, product.cuh)
-// --
+// ---- the persistent kernels' shape, which they and the model share ------------------------------
 
 constexpr int kWarps = 8;         // of a block, at most
 constexpr int kRegisters = 256;   // that a thread's 255 take, allocated in eights

@@ -433,8 +433,7 @@ __global__ void sum_kernel(const T* x, int64_t rows, int64_t columns, int64_t st
 
 }  // namespace
 
-// ---- launches
-// -------------------------------------------------------------------------------------
+// ---- launches -----------------------------------------------------------------------------------
 
 template <typename T>
 cudaError_t start_forward(const Forward<T>& a, const ForwardStep<T>& step, cudaStream_t stream) {
@@ -451,18 +450,11 @@ template <typename T>
 cudaError_t step_forward(const Forward<T>& a, const ForwardStep<T>& step, int64_t s,
                          cudaStream_t stream) {
   const int64_t units = a.D * a.steps.B * a.H;
-  switch (a.cell) {
-    case Cell::kLstm:
-      return launch(step_kernel<LstmCell<T>, T>, units, stream, a, step, s);
-    case Cell::kGru:
-      return launch(step_kernel<GruCell<T>, T>, units, stream, a, step, s);
-    case Cell::kGruResetBefore:
-      return launch(reset_before_kernel<T>, units, stream, a, step, s);
-    case Cell::kRnnTanh:
-    case Cell::kRnnRelu:
-      break;
-  }
-  return launch(step_kernel<RnnCell<T>, T>, units, stream, a, step, s);
+  if (a.cell == Cell::kGruResetBefore)
+    return launch(reset_before_kernel<T>, units, stream, a, step, s);
+  return with_cell<T>(a.cell, [&](auto cell) {
+    return launch(step_kernel<decltype(cell), T>, units, stream, a, step, s);
+  });
 }
 
 template <typename T>
@@ -481,18 +473,11 @@ template <typename T>
 cudaError_t step_backward(const Backward<T>& a, const BackwardStep<T>& step, int64_t s,
                           cudaStream_t stream) {
   const int64_t units = a.D * a.steps.B * a.H;
-  switch (a.cell) {
-    case Cell::kLstm:
-      return launch(step_backward_kernel<LstmCell<T>, T>, units, stream, a, step, s);
-    case Cell::kGru:
-      return launch(step_backward_kernel<GruCell<T>, T>, units, stream, a, step, s);
-    case Cell::kGruResetBefore:
-      return launch(reset_before_backward_kernel<T>, units, stream, a, step, s);
-    case Cell::kRnnTanh:
-    case Cell::kRnnRelu:
-      break;
-  }
-  return launch(step_backward_kernel<RnnCell<T>, T>, units, stream, a, step, s);
+  if (a.cell == Cell::kGruResetBefore)
+    return launch(reset_before_backward_kernel<T>, units, stream, a, step, s);
+  return with_cell<T>(a.cell, [&](auto cell) {
+    return launch(step_backward_kernel<decltype(cell), T>, units, stream, a, step, s);
+  });
 }
 
 template <typename T>

@@ -160,7 +160,7 @@ void general_forward(Call<T>& call, int64_t l, const Forward<T>& f) {
   ForwardStep<T> step{};
   step.h = run.template take<T>(D * B * P);
   step.sums = sums;
-  step.carry = run.template take<AccumulatorOf<T>>(D * B * H);
+  step.carry = run.template take<Accumulator<T>>(D * B * H);
   T *sums_n = nullptr, *projected = nullptr;
   if (reset_before || a.projected) step.inner = run.template take<T>(D * B * H);
   if (reset_before) step.sums_n = sums_n = run.template take<T>(D * B * H);
@@ -281,7 +281,7 @@ void general_backward(Call<T>& call, int64_t l, const Backward<T>& f, T* d_h_row
   BackwardStep<T> step{};
   step.recurrent = recurrent;
   step.d_sums = run.template take<T>(D * B * rows);
-  step.carry = run.template take<AccumulatorOf<T>>(D * B * H);
+  step.carry = run.template take<Accumulator<T>>(D * B * H);
   T *d_reset_h = nullptr, *d_inner = nullptr;
   if (reset_before) {
     step.d_n = run.template take<T>(D * B * H);

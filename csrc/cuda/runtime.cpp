@@ -8,13 +8,6 @@
 #include <stdexcept>
 #include <string>
 
-#ifndef SEQ2SEQ_EXT_CUDA_ON_CPU
-// The header declares it only where torch's own CUDA headers are to be had, which need more of the
-// toolkit than these kernels do.
-extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
-                                                             void** ret_stream);
-#endif
-
 namespace seq2seq_ext::cuda {
 namespace {
 
