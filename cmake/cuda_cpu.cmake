@@ -57,7 +57,7 @@ add_custom_target(cuda_tests)
 # A .cu file is compiled by way of a C++ file that includes it, so that the same file may be nvcc's
 # elsewhere in the build.
 set(cuda_cpu_sources csrc/cuda/plan.cpp)
-foreach(name persistent_bf16 persistent_f16 persistent_f32 persistent_f64 pointwise)
+foreach(name persistent_bf16 persistent_f16 persistent_f32 persistent_f64 pointwise rows)
   set(file ${PROJECT_BINARY_DIR}/cuda_cpu/${name}.cpp)
   file(CONFIGURE OUTPUT ${file} CONTENT "#include \"cuda/${name}.cu\"\n")
   list(APPEND cuda_cpu_sources ${file})

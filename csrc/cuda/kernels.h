@@ -100,8 +100,7 @@ cudaError_t persistent_backward(const Backward<T>&, const Layout&, bool tensor, 
 template <typename T>
 cudaError_t pad_states(const T* states, int64_t rows, int64_t features, T* out, cudaStream_t);
 
-// ---- general path: the glue multiplies, these do the rest of a step
-// ------------------------------
+// ---- general path: the glue multiplies, these do the rest of a step ----------------------------
 //
 // Step s counts in each direction's order of reading. All matrices below are (D, B, features),
 // contiguous, and hold what belongs to the step at hand, so that one batched product serves all
@@ -152,8 +151,7 @@ template <typename T>
 cudaError_t reset_gate_backward(const Backward<T>&, const BackwardStep<T>&, int64_t s,
                                 cudaStream_t);
 
-// ---- helpers over all steps
-// ----------------------------------------------------------------------
+// ---- rows: once over all steps ------------------------------------------------------------------
 
 // Up to kUploadCount lengths at a time travel as arguments of a kernel: no host memory has to
 // outlive the call, and stream capture records them.
