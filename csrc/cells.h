@@ -6,11 +6,12 @@
 
 namespace seq2seq_ext {
 
-enum class Cell { kLstm, kGru, kGruResetBefore, kRnnTanh, kRnnRelu };
+// kCoupledLstm, whose input gate is 1 - f, comes with the other variants only (recurrence.h).
+enum class Cell { kLstm, kGru, kGruResetBefore, kRnnTanh, kRnnRelu, kCoupledLstm };
 
 // Gates that a cell's weight matrices hold.
 constexpr int64_t num_gates(Cell cell) {
-  return cell == Cell::kLstm ? 4 : cell == Cell::kGru || cell == Cell::kGruResetBefore ? 3 : 1;
+  return cell == Cell::kLstm ? 4 : cell == Cell::kRnnTanh || cell == Cell::kRnnRelu ? 1 : 3;
 }
 
 // Values per hidden unit and step that backward needs beside the outputs. LSTM: i f g o c;

@@ -21,6 +21,14 @@
 //
 // allow_tf32: whether recurrent products of float32 on CUDA may round to TF32.
 //
+// recurrence: one direction of one layer with the variants of csrc/recurrence.h, from gates whose
+// input part is known: x (T, B, G*H) or, with batch_sizes, (N, G*H). cell: also 5 coupled_lstm.
+// h_mask (B, P); peephole (3, H), coupled (2, H); norm_hh (G*H); norm_c, bias_c (H); seed (1) int64,
+// None: expectations instead of noise. cells, and the six tensors of what backward reads, are empty
+// where they are not wanted or not there; rows of them lie as those of x. recurrence_backward: the
+// gradients of x, of W_hh h (empty where that is d_x), of the normalized cell, of W_hr's product,
+// and of the state; those of weights are products of these with what was kept.
+//
 // Arguments that few calls have come last, with defaults: those that are not given cost nothing.
 
 #include <torch/csrc/stable/library.h>
@@ -41,4 +49,21 @@ STABLE_TORCH_LIBRARY(seq2seq_ext, m) {
       "bool input_grad, bool state_grad, bool weight_grad, Tensor? lengths=None, "
       "Tensor? batch_sizes=None, Tensor? resets=None, Tensor? dropout_mask=None, "
       "bool allow_tf32=False) -> (Tensor d_x, Tensor d_h_0, Tensor d_c_0, Tensor[] d_weights)");
+  m.def(
+      "recurrence(Tensor x, Tensor w_hh, Tensor? b_hn, Tensor? w_hr, Tensor? h_0, Tensor? c_0, "
+      "Tensor? h_mask, Tensor? peephole, Tensor? norm_hh, Tensor? norm_c, Tensor? bias_c, "
+      "Tensor? seed, Tensor? lengths, Tensor? batch_sizes, Tensor? resets, int cell, bool reverse, "
+      "bool hard_sigmoid, float zoneout_h, float zoneout_c, float candidate_dropout, "
+      "float cell_clip, float proj_clip, int stream, bool save, bool return_cells) "
+      "-> (Tensor y, Tensor cells, Tensor h_n, Tensor c_n, Tensor step, Tensor h_in, Tensor inner, "
+      "Tensor out, Tensor sums, Tensor moments)");
+  m.def(
+      "recurrence_backward(Tensor x, Tensor w_hh, Tensor? b_hn, Tensor? w_hr, Tensor? h_0, "
+      "Tensor? c_0, Tensor? h_mask, Tensor? peephole, Tensor? norm_hh, Tensor? norm_c, "
+      "Tensor? bias_c, Tensor? seed, Tensor? lengths, Tensor? batch_sizes, Tensor? resets, "
+      "int cell, bool reverse, bool hard_sigmoid, float zoneout_h, float zoneout_c, "
+      "float candidate_dropout, float cell_clip, float proj_clip, int stream, Tensor? d_y, "
+      "Tensor? d_cells, Tensor? d_h_n, Tensor? d_c_n, Tensor step, Tensor h_in, Tensor inner, "
+      "Tensor out, Tensor sums, Tensor moments) -> (Tensor d_x, Tensor d_sum, Tensor d_cell, "
+      "Tensor d_out, Tensor d_h_0, Tensor d_c_0)");
 }

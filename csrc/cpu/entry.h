@@ -12,6 +12,7 @@ static auto with_cell(Cell cell, const Call& call) {
     case Cell::kRnnTanh:
       return call(std::integral_constant<Cell, Cell::kRnnTanh>{});
     case Cell::kRnnRelu:
+    case Cell::kCoupledLstm:  // with variants only
       break;
   }
   return call(std::integral_constant<Cell, Cell::kRnnRelu>{});
@@ -79,6 +80,37 @@ static void backward(const Backward<T>& f, const Member& member, void* workspace
                [&](auto cell) { return backward_stack<cell.value, T>(f, &member, workspace); });
 }
 
+// Calls with the cell as a type, among those that have variants.
+template <typename T, typename Call>
+static auto with_any_cell(Cell cell, const Call& call) {
+  if (cell == Cell::kCoupledLstm) return call(std::integral_constant<Cell, Cell::kCoupledLstm>{});
+  return with_cell<T>(cell, call);
+}
+
+template <typename T>
+static size_t run_recurrence(const Planned<RecurrenceForward<T>>& f, const Member* member,
+                             void* workspace) {
+  return with_any_cell<T>(
+      f.cell, [&](auto cell) { return recurrence_forward<cell.value, T>(f, member, workspace); });
+}
+
+template <typename T>
+static size_t run_recurrence(const Planned<RecurrenceBackward<T>>& f, const Member* member,
+                             void* workspace) {
+  return with_any_cell<T>(
+      f.cell, [&](auto cell) { return recurrence_backward<cell.value, T>(f, member, workspace); });
+}
+
+template <typename Call>
+static size_t recurrence_workspace(const Planned<Call>& f) {
+  return run_recurrence(f, nullptr, nullptr);
+}
+
+template <typename Call>
+static void recurrence(const Planned<Call>& f, const Member& member, void* workspace) {
+  run_recurrence(f, &member, workspace);
+}
+
 template <typename T>
 static void map(int function, int64_t n, const T* x, T* y) {
   for (int64_t i = 0; i < n; i += kLanes<T>) {
@@ -105,6 +137,14 @@ static constexpr Kernels kTable{ISA_NAME,
                                 &forward<double>,
                                 &backward<float>,
                                 &backward<double>,
+                                &recurrence_workspace<RecurrenceForward<float>>,
+                                &recurrence_workspace<RecurrenceForward<double>>,
+                                &recurrence_workspace<RecurrenceBackward<float>>,
+                                &recurrence_workspace<RecurrenceBackward<double>>,
+                                &recurrence<RecurrenceForward<float>>,
+                                &recurrence<RecurrenceForward<double>>,
+                                &recurrence<RecurrenceBackward<float>>,
+                                &recurrence<RecurrenceBackward<double>>,
                                 &map<float>,
                                 &map<double>,
                                 &multiply_add,

@@ -23,9 +23,15 @@ namespace ISA {
 // need all of the above
 #include "backward.h"
 #include "forward.h"
+// needs engine.h
+#define ROW_STEP ISA_INLINE
+#include "../row_step.h"
+#undef ROW_STEP
+// needs row_step.h
+#include "recurrence.h"
 // needs vec.h
 #include "limits_loops.h"
-// needs forward.h, backward.h and limits_loops.h
+// needs forward.h, backward.h, recurrence.h and limits_loops.h
 #include "entry.h"
 
 #undef ISA_INLINE

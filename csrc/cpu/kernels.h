@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include "../cells.h"
+#include "../recurrence.h"
 #include "team.h"
 
 namespace seq2seq_ext {
@@ -60,6 +61,12 @@ struct Plan {
   int threads = 1;
   Split split = Split::kRows;
   double seconds = 0;  // what the call is expected to take
+};
+
+// One direction of a layer with variants, and how it is laid on threads: by rows.
+template <typename Call>
+struct Planned : Call {
+  Plan plan;
 };
 
 // A whole stack. Layer l, direction d has index l * D + d in weights, h_0, c_0, h_n, c_n.
@@ -123,6 +130,14 @@ struct Kernels {
   void (*forward_f64)(const Forward<double>&, const Member&, void* workspace);
   void (*backward_f32)(const Backward<float>&, const Member&, void* workspace);
   void (*backward_f64)(const Backward<double>&, const Member&, void* workspace);
+  size_t (*recurrence_forward_workspace_f32)(const Planned<RecurrenceForward<float>>&);
+  size_t (*recurrence_forward_workspace_f64)(const Planned<RecurrenceForward<double>>&);
+  size_t (*recurrence_backward_workspace_f32)(const Planned<RecurrenceBackward<float>>&);
+  size_t (*recurrence_backward_workspace_f64)(const Planned<RecurrenceBackward<double>>&);
+  void (*recurrence_forward_f32)(const Planned<RecurrenceForward<float>>&, const Member&, void*);
+  void (*recurrence_forward_f64)(const Planned<RecurrenceForward<double>>&, const Member&, void*);
+  void (*recurrence_backward_f32)(const Planned<RecurrenceBackward<float>>&, const Member&, void*);
+  void (*recurrence_backward_f64)(const Planned<RecurrenceBackward<double>>&, const Member&, void*);
   // y = f(x) over n values, for the tests of the vector mathematics: 0 exp, 1 tanh, 2 sigmoid.
   void (*map_f32)(int function, int64_t n, const float* x, float* y);
   void (*map_f64)(int function, int64_t n, const double* x, double* y);

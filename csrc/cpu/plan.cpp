@@ -216,6 +216,7 @@ std::vector<Plan> possible_plans(const Problem& p, int max_threads) {
   for (const int threads : counts) {
     if (threads < 2) continue;
     consider(threads, Split::kRows);
+    if (p.rows_only) continue;
     consider(threads, Split::kUnits);
     if (!p.backward && p.D == 1 && p.L >= threads) consider(threads, Split::kLayers);
   }

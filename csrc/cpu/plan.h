@@ -18,6 +18,7 @@ struct Problem {
   int64_t T, B, N, I, H, P, L, D;
   size_t element_size;
   int vector_bytes;
+  bool rows_only = false;  // a recurrence with variants
 };
 
 // Every layout that can run `problem` on at most `max_threads` threads, each with the time that the

@@ -150,6 +150,7 @@ cudaError_t with_cell(Cell cell, const Body& body) {
     case Cell::kRnnRelu:
       return body(RnnCell<T>{});
     case Cell::kGruResetBefore:
+    case Cell::kCoupledLstm:
       break;
   }
   return cudaErrorInvalidValue;

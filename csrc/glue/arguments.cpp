@@ -91,8 +91,8 @@ Cell cell_of(int64_t code) {
 }  // namespace
 
 std::ostream& operator<<(std::ostream& out, Cell cell) {
-  static constexpr const char* kNames[] = {"lstm", "gru", "gru_reset_before", "rnn_tanh",
-                                           "rnn_relu"};
+  static constexpr const char* kNames[] = {"lstm",     "gru",      "gru_reset_before",
+                                           "rnn_tanh", "rnn_relu", "coupled_lstm"};
   return out << kNames[static_cast<int>(cell)];
 }
 
@@ -108,15 +108,96 @@ std::ostream& operator<<(std::ostream& out, const View& view) {
   return out << ")";
 }
 
-// ---- layers ----------------------------------------------------------------------------------
+// ---- what all calls check -------------------------------------------------------------------
 
-Layers::Layers(const std::vector<Handle>& tensors, int64_t cell_number, int64_t num_layers,
-               bool bidirectional, const View& like, int64_t I)
-    : cell(cell_of(cell_number)), dtype(like.dtype), device(like.device), I(I) {
+Common::Common(const View& x) : dtype(x.dtype), device(x.device) {
   if (!is_float(dtype, device))
     fail("x: expected dtype Float or Double",
          device.type == aoti_torch_device_type_cpu() ? "" : ", Half or BFloat16", ", got ",
          DtypeName{dtype});
+}
+
+void Common::check(const char* name, const View& view, const Shape& shape) const {
+  check_all(name, view, device, dtype, shape);
+}
+
+View Common::contiguous(View view) {
+  if (!view) return view;
+  bool is_contiguous;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_is_contiguous(view.handle, &is_contiguous));
+  if (is_contiguous) return view;
+  AtenTensorHandle alias;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(view.handle, &alias));
+  const torch::stable::Tensor copy = torch::stable::contiguous(torch::stable::Tensor(alias));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(copy.get(), &alias));
+  copies_.emplace_back(alias);
+  return View(copies_.back());
+}
+
+View Common::with_adjacent_features(View view) {
+  const int64_t last = view.dim - 1;
+  return view.size[last] <= 1 || view.stride[last] == 1 ? view : contiguous(view);
+}
+
+Shape Batch::rows_shape(int64_t features) const {
+  switch (form) {
+    case Form::kPacked:
+      return {{N, features}, 2};
+    case Form::kStep:
+      return {{B, features}, 2};
+    case Form::kDense:
+      break;
+  }
+  return {{T, B, features}, 3};
+}
+
+void Batch::take_batch_sizes(Common& common, const View& given) {
+  if (given.device.type != aoti_torch_device_type_cpu()) fail("batch_sizes: expected a CPU tensor");
+  check_dtype("batch_sizes", given, aoti_torch_dtype_int64());
+  if (given.dim != 1) fail("batch_sizes: expected 1 dimension, got shape ", given);
+  T = given.size[0];
+  batch_sizes = static_cast<const int64_t*>(common.contiguous(given).data());
+  N = 0;
+  for (int64_t t = 0; t < T; ++t) {
+    if (batch_sizes[t] < 0 || batch_sizes[t] > (t == 0 ? B : batch_sizes[t - 1]))
+      fail("batch_sizes: expected sizes from the batch size ", B, " on that never increase, got ",
+           batch_sizes[t], " at step ", t);
+    N += batch_sizes[t];
+  }
+  if (N != x.size[0]) fail("batch_sizes: expected a sum of ", x.size[0], " as x has rows, got ", N);
+}
+
+void Batch::take_lengths(Common& common, const View& given) {
+  if (given.device.type != aoti_torch_device_type_cpu()) {
+    check_all("lengths", given, common.device, aoti_torch_dtype_int64(), {{B}, 1});
+    lengths_on_device = common.contiguous(given);
+    return;
+  }
+  check_all("lengths", given, given.device, aoti_torch_dtype_int64(), {{B}, 1});
+  const int64_t* length = static_cast<const int64_t*>(common.contiguous(given).data());
+  int64_t sum = 0;
+  for (int64_t b = 0; b < B; ++b) {
+    if (length[b] < 0 || length[b] > T)
+      fail("lengths: expected values from 0 to ", T, " (the steps of x), got ", length[b],
+           " in row ", b);
+    sum += length[b];
+  }
+  if (sum == N) return;  // all of them T
+  lengths = length;
+  N = sum;
+}
+
+void Batch::take_resets(Common& common, const View& given) {
+  check_all("resets", given, common.device, aoti_torch_dtype_bool(),
+            form == Form::kPacked ? Shape{{N}, 1} : Shape{{T, B}, 2});
+  resets = common.contiguous(given);
+}
+
+// ---- layers ----------------------------------------------------------------------------------
+
+Layers::Layers(const std::vector<Handle>& tensors, int64_t cell_number, int64_t num_layers,
+               bool bidirectional, const View& like, int64_t I)
+    : Common(like), cell(cell_of(cell_number)), I(I) {
   if (num_layers <= 0) fail("num_layers: expected at least 1, got ", num_layers);
   L = num_layers;
   D = bidirectional ? 2 : 1;
@@ -162,19 +243,6 @@ size_t Layers::weight_bytes(int64_t index) const {
   return static_cast<size_t>(elements * element_size(dtype));
 }
 
-View Layers::contiguous(View view) {
-  if (!view) return view;
-  bool is_contiguous;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_is_contiguous(view.handle, &is_contiguous));
-  if (is_contiguous) return view;
-  AtenTensorHandle alias;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(view.handle, &alias));
-  const torch::stable::Tensor copy = torch::stable::contiguous(torch::stable::Tensor(alias));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(copy.get(), &alias));
-  copies_.emplace_back(alias);
-  return View(copies_.back());
-}
-
 // ---- arguments ------------------------------------------------------------------------------
 
 Arguments::Arguments(const Given& given) : Arguments(given, View(given.x)) {}
@@ -182,7 +250,7 @@ Arguments::Arguments(const Given& given) : Arguments(given, View(given.x)) {}
 Arguments::Arguments(const Given& given, const View& x_given)
     : Layers(given.weights, given.cell, given.num_layers, given.bidirectional, x_given,
              last_size(x_given)),
-      x(x_given),
+      Batch(x_given),
       h_0(given.h_0),
       c_0(given.c_0) {
   if (given.batch_sizes) {
@@ -207,14 +275,14 @@ Arguments::Arguments(const Given& given, const View& x_given)
   if (form == Form::kPacked) {
     if (h_0.dim != 3) fail("h_0: expected shape (", L * D, ", B, ", P, "), got ", h_0);
     B = h_0.size[1];
-    take_batch_sizes(View(given.batch_sizes));
+    take_batch_sizes(*this, View(given.batch_sizes));
     user_rows = N;
   } else {
     T = form == Form::kStep ? 1 : x.size[0];
     if (T == 0) fail("x: expected at least one step, got shape ", x);
     B = x.size[x.dim - 2];
     N = user_rows = product("x", T, B);
-    if (given.lengths) take_lengths(View(given.lengths));
+    if (given.lengths) take_lengths(*this, View(given.lengths));
   }
   if (cell != Cell::kLstm) {
     if (c_0) fail("c_0: expected None for the cell ", cell, ", got a tensor");
@@ -224,7 +292,7 @@ Arguments::Arguments(const Given& given, const View& x_given)
   }
   if (h_0) check("h_0", h_0, state_shape(P));
   if (c_0) check("c_0", c_0, state_shape(H));
-  if (given.resets) take_resets(View(given.resets));
+  if (given.resets) take_resets(*this, View(given.resets));
   if (given.dropout_mask) {
     dropout_mask = View(given.dropout_mask);
     check("dropout_mask", dropout_mask,
@@ -236,76 +304,13 @@ Arguments::Arguments(const Given& given, const View& x_given)
   c_0 = contiguous(c_0);
 }
 
-Shape Arguments::output_shape() const {
-  switch (form) {
-    case Form::kPacked:
-      return {{N, D * P}, 2};
-    case Form::kStep:
-      return {{B, P}, 2};
-    case Form::kDense:
-      break;
-  }
-  return {{T, B, D * P}, 3};
-}
-
 Shape Arguments::state_shape(int64_t features) const {
   if (form == Form::kStep) return {{B, features}, 2};
   return {{L * D, B, features}, 3};
 }
 
-void Arguments::check(const char* name, const View& view, const Shape& shape) const {
-  check_all(name, view, device, dtype, shape);
-}
-
 void Arguments::check_none(const char* name, const View& view, const char* what) const {
   if (view) fail(name, ": expected None for ", what, ", got a tensor");
-}
-
-View Arguments::with_adjacent_features(View view) {
-  const int64_t last = view.dim - 1;
-  return view.size[last] <= 1 || view.stride[last] == 1 ? view : contiguous(view);
-}
-
-void Arguments::take_batch_sizes(View given) {
-  if (given.device.type != aoti_torch_device_type_cpu()) fail("batch_sizes: expected a CPU tensor");
-  check_dtype("batch_sizes", given, aoti_torch_dtype_int64());
-  if (given.dim != 1) fail("batch_sizes: expected 1 dimension, got shape ", given);
-  T = given.size[0];
-  batch_sizes = static_cast<const int64_t*>(contiguous(given).data());
-  N = 0;
-  for (int64_t t = 0; t < T; ++t) {
-    if (batch_sizes[t] < 0 || batch_sizes[t] > (t == 0 ? B : batch_sizes[t - 1]))
-      fail("batch_sizes: expected sizes from the batch size ", B, " on that never increase, got ",
-           batch_sizes[t], " at step ", t);
-    N += batch_sizes[t];
-  }
-  if (N != x.size[0]) fail("batch_sizes: expected a sum of ", x.size[0], " as x has rows, got ", N);
-}
-
-void Arguments::take_lengths(View given) {
-  if (given.device.type != aoti_torch_device_type_cpu()) {
-    check_all("lengths", given, device, aoti_torch_dtype_int64(), {{B}, 1});
-    lengths_on_device = contiguous(given);
-    return;
-  }
-  check_all("lengths", given, given.device, aoti_torch_dtype_int64(), {{B}, 1});
-  const int64_t* length = static_cast<const int64_t*>(contiguous(given).data());
-  int64_t sum = 0;
-  for (int64_t b = 0; b < B; ++b) {
-    if (length[b] < 0 || length[b] > T)
-      fail("lengths: expected values from 0 to ", T, " (the steps of x), got ", length[b],
-           " in row ", b);
-    sum += length[b];
-  }
-  if (sum == N) return;  // all of them T
-  lengths = length;
-  N = sum;
-}
-
-void Arguments::take_resets(View given) {
-  check_all("resets", given, device, aoti_torch_dtype_bool(),
-            form == Form::kPacked ? Shape{{N}, 1} : Shape{{T, B}, 2});
-  resets = contiguous(given);
 }
 
 // ---- calls ------------------------------------------------------------------------------------

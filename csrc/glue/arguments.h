@@ -63,11 +63,51 @@ enum class Form {
   kStep     // (B, I): one step of one layer, whose states have no axis of layers
 };
 
-// A stack of layers: sizes and weights.
-struct Layers {
-  Cell cell;
+// What all tensors of a call have to agree on.
+struct Common {
   int32_t dtype;
   Device device;
+
+  // Of the dtype and on the device of x; throws if that is none of those that there are kernels
+  // for.
+  explicit Common(const View& x);
+
+  // Whether `view` has `shape` and the dtype and device of x; throws if not.
+  void check(const char* name, const View& view, const Shape& shape) const;
+  // The tensor, or a copy of it that lives as long as this.
+  View contiguous(View view);
+  // The same, but rows may lie anywhere.
+  View with_adjacent_features(View view);
+
+ private:
+  std::vector<Handle> copies_;
+};
+
+// The steps of a call, of whatever lengths.
+struct Batch {
+  View x;
+  Form form;
+  int64_t T, B;
+  int64_t N;          // valid steps; T*B where lengths_on_device knows better
+  int64_t user_rows;  // of x without its features: T*B, or N where packed
+
+  const int64_t* lengths = nullptr;      // (B) as given on the CPU; null: all T, or on the device
+  const int64_t* batch_sizes = nullptr;  // (T), packed only
+  View lengths_on_device;                // (B) int64, whose values nobody has checked
+  View resets;                           // contiguous, (T, B) or (N)
+
+  explicit Batch(const View& x) : x(x) {}
+
+  // (T, B, features), without what the form does not have.
+  Shape rows_shape(int64_t features) const;
+  void take_batch_sizes(Common& common, const View& given);
+  void take_lengths(Common& common, const View& given);
+  void take_resets(Common& common, const View& given);
+};
+
+// A stack of layers: sizes and weights.
+struct Layers : Common {
+  Cell cell;
   int64_t I, H, P, L, D;
   bool bias, projected;
   std::vector<const void*> given;    // where the weights lie
@@ -82,45 +122,23 @@ struct Layers {
   // Shape of weight `role` of the layer.
   Shape weight_shape(int64_t layer, int64_t role) const;
   size_t weight_bytes(int64_t index) const;
-
-  // The tensor, or a copy of it that lives as long as this.
-  View contiguous(View view);
-
- private:
-  std::vector<Handle> copies_;
 };
 
-struct Arguments : Layers {
-  Form form;
-  int64_t T, B;
-  int64_t N;          // valid steps; T*B where lengths_on_device knows better
-  int64_t user_rows;  // of x without its features: T*B, or N where packed
-  View x;             // with adjacent features
-  View h_0, c_0;      // contiguous, or none: zero
+struct Arguments : Layers, Batch {
+  View h_0, c_0;  // contiguous, or none: zero
   View dropout_mask;
 
   // Throws std::runtime_error naming the argument that is wrong. Keeps pointers into `given`.
   explicit Arguments(const Given& given);
 
-  const int64_t* lengths = nullptr;      // (B) as given on the CPU; null: all T, or on the device
-  const int64_t* batch_sizes = nullptr;  // (T), packed only
-  View lengths_on_device;                // (B) int64, whose values nobody has checked
-  View resets;                           // contiguous, (T, B) or (N)
-
-  Shape output_shape() const;                 // of y
-  Shape state_shape(int64_t features) const;  // of h_0 and c_0
+  Shape output_shape() const { return rows_shape(D * P); }  // of y
+  Shape state_shape(int64_t features) const;                // of h_0 and c_0
   int64_t reserve_elements() const { return reserve_size(cell, L, D, user_rows, H, P); }
-  // Whether `view` has `shape` and the dtype and device of x; throws if not.
-  void check(const char* name, const View& view, const Shape& shape) const;
   // Throws if there is a tensor where `what` has none.
   void check_none(const char* name, const View& view, const char* what) const;
-  View with_adjacent_features(View view);
 
  private:
   Arguments(const Given& given, const View& x_given);
-  void take_batch_sizes(View given);
-  void take_lengths(View given);
-  void take_resets(View given);
 };
 
 // The tensors of a call of rnn_backward beside those of Arguments: gradients of outputs, an empty

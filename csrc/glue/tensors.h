@@ -105,6 +105,12 @@ inline void* data_of(const Handle& tensor) {
   return pointer;
 }
 
+// The numbers of a tensor, or null where it has none.
+template <typename T>
+T* at(const Handle& tensor) {
+  return tensor && View(tensor).numel() > 0 ? static_cast<T*>(data_of(tensor)) : nullptr;
+}
+
 // The arguments of a boxed operator, taken one by one. Who takes one owns it.
 class ArgumentReader {
  public:
@@ -116,6 +122,7 @@ class ArgumentReader {
         torch::stable::detail::to<std::optional<AtenTensorHandle>>(*next_++).value_or(nullptr));
   }
   int64_t integer() { return torch::stable::detail::to<int64_t>(*next_++); }
+  double number() { return torch::stable::detail::to<double>(*next_++); }
   bool boolean() { return torch::stable::detail::to<bool>(*next_++); }
   std::optional<torch::headeronly::ScalarType> optional_dtype() {
     return torch::stable::detail::to<std::optional<torch::headeronly::ScalarType>>(*next_++);

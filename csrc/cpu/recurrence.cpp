@@ -1,0 +1,110 @@
+// The operators recurrence and recurrence_backward on CPU tensors.
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+#include "../glue/recurrence.h"
+#include "dispatch.h"
+#include "kernels.h"
+#include "plan.h"
+#include "scratch.h"
+#include "team_run.h"
+
+namespace seq2seq_ext {
+namespace {
+
+template <typename T>
+void fill(const RecurrenceArguments& a, Scratch::Frame& frame, bool backward, int vector_bytes,
+          Recurrence<T>& call, Plan& plan) {
+  a.fill(call);
+  call.length = a.lengths;
+  if (a.form == Form::kPacked) {
+    int64_t* offset = frame.take<int64_t>(a.T);
+    int64_t* length = frame.take<int64_t>(a.B);
+    for (int64_t t = 0, row = 0, b = a.B; t <= a.T; ++t) {
+      const int64_t size = t < a.T ? a.batch_sizes[t] : 0;
+      while (b > size) length[--b] = t;
+      if (t < a.T) offset[t] = row;
+      row += size;
+    }
+    call.offset = offset;
+    call.length = length;
+  }
+  const Cell cell = a.cell == Cell::kCoupledLstm ? Cell::kGru : a.cell;  // as many gates
+  const Problem problem{cell, backward, std::nullopt, a.T,          a.B, a.N, 0, a.H, a.P,
+                        1,    1,        sizeof(T),    vector_bytes, true};
+  plan = make_plan(problem, static_cast<int>(torch::stable::get_num_threads()));
+}
+
+template <typename T>
+RecurrenceOutputs forward(const RecurrenceArguments& a, bool save, bool return_cells) {
+  RecurrenceOutputs out(a, save, return_cells);
+  if (a.B == 0) return out;
+  Scratch::Frame frame;
+  const Kernels& kernels = active_kernels();
+  Planned<RecurrenceForward<T>> call{};
+  fill(a, frame, false, kernels.vector_bytes, call, call.plan);
+  out.fill(call);
+  if constexpr (std::is_same_v<T, float>) {
+    run_team(call, kernels.recurrence_forward_workspace_f32, kernels.recurrence_forward_f32);
+  } else {
+    run_team(call, kernels.recurrence_forward_workspace_f64, kernels.recurrence_forward_f64);
+  }
+  return out;
+}
+
+template <typename T>
+RecurrenceGradients backward(const RecurrenceArguments& a, const RecurrenceCotangents& d) {
+  RecurrenceGradients out(a);
+  if (a.B == 0) return out;
+  Scratch::Frame frame;
+  const Kernels& kernels = active_kernels();
+  Planned<RecurrenceBackward<T>> call{};
+  fill(a, frame, true, kernels.vector_bytes, call, call.plan);
+  d.fill(call);
+  out.fill(call);
+  if constexpr (std::is_same_v<T, float>) {
+    run_team(call, kernels.recurrence_backward_workspace_f32, kernels.recurrence_backward_f32);
+  } else {
+    run_team(call, kernels.recurrence_backward_workspace_f64, kernels.recurrence_backward_f64);
+  }
+  return out;
+}
+
+void recurrence(StableIValue* stack, uint64_t, uint64_t) {
+  with_readable_errors([&] {
+    ArgumentReader read(stack);
+    const RecurrenceGiven given(read);
+    const bool save = read.boolean(), return_cells = read.boolean();
+    const RecurrenceArguments a(given);
+    RecurrenceOutputs out = a.dtype == aoti_torch_dtype_float32()
+                                ? forward<float>(a, save, return_cells)
+                                : forward<double>(a, save, return_cells);
+    std::move(out).put(stack);
+  });
+}
+
+void recurrence_backward(StableIValue* stack, uint64_t, uint64_t) {
+  with_readable_errors([&] {
+    ArgumentReader read(stack);
+    const RecurrenceGiven given(read);
+    RecurrenceCotangents d(read);
+    RecurrenceArguments a(given);
+    d.check(a);
+    RecurrenceGradients out =
+        a.dtype == aoti_torch_dtype_float32() ? backward<float>(a, d) : backward<double>(a, d);
+    std::move(out).put(stack);
+  });
+}
+
+}  // namespace
+}  // namespace seq2seq_ext
+
+STABLE_TORCH_LIBRARY_IMPL(seq2seq_ext, CPU, m) {
+  m.impl("recurrence", &seq2seq_ext::recurrence);
+  m.impl("recurrence_backward", &seq2seq_ext::recurrence_backward);
+}

@@ -1,0 +1,401 @@
+// One direction of a layer with the variants of row_step.h: per step a product of the rows that run
+// and a packed matrix, then the cell row by row. A member of the team carries rows of its own
+// through all steps and waits for nobody; a row's numbers are together, so that what looks at
+// all units of a row, such as layer normalization, needs no meeting either.
+
+// ---- the machine of row_step.h ------------------------------------------------------------------
+
+template <typename Number>
+struct VectorUnits {
+  using T = Number;
+  using A = Number;
+  using V = Vec<Number>;
+  static constexpr int64_t W = kLanes<T>;
+
+  template <typename Body>
+  ISA_INLINE void units(int64_t n, const Body& body) const {
+    for (int64_t u = 0; u < n; u += W) body(u, n - u);
+  }
+  ISA_INLINE V load(const T* row, int64_t u, int64_t left) const {
+    return load_first(row + u, left);
+  }
+  ISA_INLINE void store(T* row, int64_t u, int64_t left, V v) const {
+    store_first(row + u, v, left);
+  }
+  ISA_INLINE A total(V v) const {
+    A sum = 0;
+    for (int64_t lane = 0; lane < W; ++lane) sum += v[lane];
+    return sum;
+  }
+  ISA_INLINE V first(V v, int64_t left) const {
+    if (left >= W) return v;
+    alignas(64) T lanes[W];
+    isa_store(lanes, v);
+    return load_first(static_cast<const T*>(lanes), left);
+  }
+  ISA_INLINE bool leads() const { return true; }
+
+  static ISA_INLINE void isa_store(T* lanes, V v) { __builtin_memcpy(lanes, &v, sizeof v); }
+  static ISA_INLINE V sigmoid(V v) { return ISA::sigmoid<T>(v); }
+  static ISA_INLINE V tanh(V v) { return ISA::tanh<T>(v); }
+  static ISA_INLINE V hard_sigmoid(V v) { return clamp<T>(v / T(6) + T(0.5), T(0), T(1)); }
+  static ISA_INLINE A inverse_root(A x) { return 1 / std::sqrt(x); }
+  static ISA_INLINE T narrowed(A x) { return x; }
+  static ISA_INLINE A widened(T x) { return x; }
+
+  ISA_INLINE Drawn<VectorUnits> noise(const Noise& noise, int64_t t, int64_t b, int64_t u) const {
+    if (noise.seed != nullptr) return draw(noise, t, b, u);
+    return {V{} + T(noise.zoneout_h), V{} + T(noise.zoneout_c), V{} + T(1)};
+  }
+
+ private:
+  static __attribute__((noinline)) Drawn<VectorUnits> draw(const Noise& noise, int64_t t, int64_t b,
+                                                           int64_t u) {
+    const uint64_t seed = static_cast<uint64_t>(*noise.seed);
+    uint32_t n[4][W];
+    for (int64_t lane = 0; lane < W; ++lane) {
+      n[0][lane] = static_cast<uint32_t>(u + lane), n[1][lane] = static_cast<uint32_t>(b);
+      n[2][lane] = static_cast<uint32_t>(t), n[3][lane] = noise.stream;
+    }
+    uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
+    for (int round = 0; round < kPhiloxRounds; ++round) {
+      for (int64_t lane = 0; lane < W; ++lane) {
+        const uint64_t p = uint64_t{kPhiloxFactor0} * n[0][lane];
+        const uint64_t q = uint64_t{kPhiloxFactor1} * n[2][lane];
+        n[0][lane] = static_cast<uint32_t>(q >> 32) ^ n[1][lane] ^ key0;
+        n[2][lane] = static_cast<uint32_t>(p >> 32) ^ n[3][lane] ^ key1;
+        n[1][lane] = static_cast<uint32_t>(q), n[3][lane] = static_cast<uint32_t>(p);
+      }
+      key0 += kPhiloxStep0, key1 += kPhiloxStep1;
+    }
+    const uint32_t h = threshold(noise.zoneout_h), c = threshold(noise.zoneout_c);
+    const uint32_t dropped = threshold(noise.candidate);
+    const T kept = static_cast<T>(1 / (1 - noise.candidate));
+    alignas(64) T lanes[3][W];
+    for (int64_t lane = 0; lane < W; ++lane) {
+      lanes[0][lane] = n[0][lane] < h ? T(1) : T(0);
+      lanes[1][lane] = n[1][lane] < c ? T(1) : T(0);
+      lanes[2][lane] = n[2][lane] < dropped ? T(0) : kept;
+    }
+    return {ISA::load(lanes[0]), ISA::load(lanes[1]), ISA::load(lanes[2])};
+  }
+};
+
+// ---- products -----------------------------------------------------------------------------------
+
+// The right-hand side (K, N) of products, in plain panels.
+template <typename T>
+class PackedMatrix {
+  static constexpr int64_t W = kLanes<T>;
+
+ public:
+  PackedMatrix() = default;
+  PackedMatrix(Arena& arena, int64_t K, int64_t N)
+      : K_(K), panels_{N}, b_(arena.take<T>(panels_.count() * panels_.columns() * K)) {}
+
+  // Columns that a row of a product is written to.
+  int64_t width() const { return round_up(panels_.width, W); }
+
+  // From its transpose w (N, K), as torch keeps weights.
+  void pack_transpose(const T* w, const Member& member) {
+    const auto share = member.share(panels_.count());
+    for (int64_t q = share.begin; q < share.end; ++q) {
+      const int64_t vectors = panels_.vectors_of(q), first = q * panels_.columns();
+      for (int64_t v = 0; v < vectors; ++v) {
+        const int64_t column = first + v * W;
+        pack_transposed(std::min(W, panels_.width - column), w + column * K_, K_, K_,
+                        b_ + first * K_ + v * W, vectors * W);
+      }
+    }
+  }
+
+  // From w (K, N) itself.
+  void pack(const T* w, const Member& member) {
+    const auto share = member.share(panels_.count());
+    for (int64_t q = share.begin; q < share.end; ++q) {
+      const int64_t vectors = panels_.vectors_of(q), first = q * panels_.columns();
+      T* to = b_ + first * K_;
+      for (int64_t k = 0; k < K_; ++k)
+        for (int64_t v = 0; v < vectors; ++v, to += W) {
+          const int64_t column = first + v * W;
+          store(to, load_first(w + k * panels_.width + column, panels_.width - column));
+        }
+    }
+  }
+
+  // c (rows, ldc) = a (rows, lda) times this.
+  void multiply(int64_t rows, bool few, const T* a, int64_t lda, T* c, int64_t ldc) const {
+    for (int64_t q = 0; q < panels_.count(); ++q) {
+      const int64_t vectors = panels_.vectors_of(q), first = q * panels_.columns();
+      constexpr int kUnrolling = k_unrolling(kPlainVectors);
+      with_vectors(vectors, [&](auto v) {
+        panel_product<T, v, Layout::kRows, T, kTileRows<v>, kUnrolling>(
+            rows, few, {K_, a, lda, b_ + first * K_, vectors * W, c + first, ldc, nullptr, 0});
+      });
+    }
+  }
+
+ private:
+  int64_t K_ = 0;
+  PlainPanels<T> panels_{0};
+  T* b_ = nullptr;
+};
+
+// A row that is at hand in a step.
+struct RunningRow {
+  Place at;
+  int64_t j;  // among those of the step
+};
+
+// The rows of a member that run at a step, in `rows`. What they leave behind in a step that they do
+// not run is cleared by `idle(row)`.
+template <typename T, typename Idle>
+static int64_t running_rows(const Recurrence<T>& a, const Member& member, int64_t t,
+                            RunningRow* rows, const Idle& idle) {
+  int64_t count = 0;
+  for (int64_t b = member.rank; b < a.B; b += member.size) {
+    const bool runs = a.length == nullptr || t < a.length[b];
+    if (!runs && a.offset != nullptr) continue;
+    const int64_t row = (a.offset ? a.offset[t] : t * a.B) + b;
+    if (!runs) {
+      idle(row);
+      continue;
+    }
+    rows[count] = {{row, t, b, a.reset != nullptr && a.reset[row] != 0}, count};
+    ++count;
+  }
+  return count;
+}
+
+template <typename T>
+static void fill_state(const T* from, int64_t b, int64_t count, T* to) {
+  if (from != nullptr) {
+    std::copy_n(from + b * count, count, to);
+  } else {
+    std::fill_n(to, count, T(0));
+  }
+}
+
+// Row `row` of a matrix that may not be there.
+template <typename T>
+ISA_INLINE T* row_of(T* matrix, int64_t row, int64_t width) {
+  return matrix != nullptr ? matrix + row * width : nullptr;
+}
+
+template <typename T>
+static void clear_row(T* matrix, int64_t row, int64_t width) {
+  if (matrix != nullptr) std::fill_n(matrix + row * width, width, T(0));
+}
+
+// ---- forward ------------------------------------------------------------------------------------
+
+template <Cell cell, typename T>
+static size_t recurrence_forward(const Planned<RecurrenceForward<T>>& f, const Member* member,
+                                 void* workspace) {
+  using Units = VectorUnits<T>;
+  constexpr bool kLstms = cell == Cell::kLstm || cell == Cell::kCoupledLstm;
+  constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
+  constexpr int64_t G = num_gates(cell), kSlots = kept_slots(cell);
+  const int64_t B = f.B, H = f.H, P = f.P, members = f.plan.threads;
+  const int64_t most = panels_of(B, members);  // rows of a member
+  const bool few = B <= kFewTileRows, projected = f.w_hr != nullptr;
+  Arena arena(workspace);
+  PackedMatrix<T> w_hh(arena, P, kTwoPhases ? 2 * H : G * H);
+  PackedMatrix<T> w_hn, w_hr;
+  if (kTwoPhases) w_hn = PackedMatrix<T>(arena, P, H);
+  if (projected) w_hr = PackedMatrix<T>(arena, H, P);
+  const auto per_member = [&](int64_t count) {
+    T* all = arena.take<T>(members * round_up(count, kUnitPadding));
+    return all + (member ? member->rank * round_up(count, kUnitPadding) : 0);
+  };
+  const auto stride = [](int64_t width) { return round_up(width, kUnitPadding) + kUnitPadding; };
+  const int64_t ld_sum = stride(w_hh.width()), ld_h = stride(P), ld_u = stride(H);
+  const int64_t ld_n = stride(w_hn.width()), ld_out = stride(w_hr.width());
+  T* const h = arena.take<T>(B * ld_h);
+  T* const c = kLstms ? arena.take<T>(B * ld_u) : nullptr;
+  T* const sums = per_member(most * ld_sum);
+  T* const h_in = per_member(most * ld_h);
+  T* const work = per_member(ld_u);
+  T* const inner = projected || kTwoPhases ? per_member(most * ld_u) : nullptr;
+  T* const candidate = kTwoPhases ? per_member(most * ld_n) : nullptr;
+  T* const out = projected ? per_member(most * ld_out) : nullptr;
+  auto* const rows = arena.take<RunningRow>(members * most) + (member ? member->rank * most : 0);
+  if (member == nullptr) return arena.used();
+
+  w_hh.pack_transpose(f.w_hh, *member);
+  if (kTwoPhases) w_hn.pack_transpose(f.w_hh + 2 * H * P, *member);
+  if (projected) w_hr.pack_transpose(f.w_hr, *member);
+  for (int64_t b = member->rank; b < B; b += member->size) {
+    fill_state(f.h_0, b, P, h + b * ld_h);
+    if (kLstms) fill_state(f.c_0, b, H, c + b * ld_u);
+  }
+  member->sync();
+
+  const Kept<T>& kept = f.kept;
+  const Units units;
+  const auto row_at = [&](const RunningRow& running) {
+    const int64_t row = running.at.row, j = running.j, b = running.at.b;
+    ForwardRow<Units> r{};
+    r.x = f.x + row * G * H;
+    r.sum = sums + j * ld_sum;
+    r.candidate = row_of(candidate, j, ld_n);
+    r.out = row_of(out, j, ld_out);
+    r.h = h + b * ld_h;
+    r.c = row_of(c, b, ld_u);
+    r.work = work;
+    r.h_in = h_in + j * ld_h;
+    r.inner = row_of(inner, j, ld_u);
+    r.y = f.y + row * P;
+    r.cells = row_of(f.cells, row, H);
+    r.kept_step = row_of(kept.step, row, kSlots * H);
+    r.kept_h_in = row_of(kept.h_in, row, P);
+    r.kept_inner = row_of(kept.inner, row, H);
+    r.kept_out = row_of(kept.out, row, P);
+    r.kept_sums = row_of(kept.sums, row, G * H);
+    r.kept_moments = row_of(kept.moments, row, kMoments);
+    return r;
+  };
+  const auto idle = [&](int64_t row) {
+    clear_row(f.y, row, P);
+    clear_row(f.cells, row, H);
+    clear_row(kept.step, row, kSlots * H);
+    clear_row(kept.h_in, row, P);
+    clear_row(kept.inner, row, H);
+    clear_row(kept.out, row, P);
+    clear_row(kept.sums, row, G * H);
+    clear_row(kept.moments, row, kMoments);
+  };
+  for (int64_t s = 0; s < f.T_; ++s) {
+    const int64_t count = running_rows(f, *member, f.reverse ? f.T_ - 1 - s : s, rows, idle);
+    const auto each = [&](const auto& body) {
+      for (int64_t j = 0; j < count; ++j) body(rows[j].at, row_at(rows[j]));
+    };
+    each([&](const Place& at, const auto& r) { row_enter(units, f, at, r); });
+    w_hh.multiply(count, few, h_in, ld_h, sums, ld_sum);
+    if constexpr (kTwoPhases) {
+      each([&](const Place&, const auto& r) { row_reset(units, f, r); });
+      w_hn.multiply(count, few, inner, ld_u, candidate, ld_n);
+    }
+    each([&](const Place& at, const auto& r) { row_forward<Units, cell>(units, f, at, r); });
+    if (projected) {
+      w_hr.multiply(count, few, inner, ld_u, out, ld_out);
+      each([&](const Place& at, const auto& r) { row_leave(units, f, at, r); });
+    }
+  }
+  for (int64_t b = member->rank; b < B; b += member->size) {
+    std::copy_n(h + b * ld_h, P, f.h_n + b * P);
+    if (kLstms) std::copy_n(c + b * ld_u, H, f.c_n + b * H);
+  }
+  return arena.used();
+}
+
+// ---- backward -----------------------------------------------------------------------------------
+
+template <Cell cell, typename T>
+static size_t recurrence_backward(const Planned<RecurrenceBackward<T>>& f, const Member* member,
+                                  void* workspace) {
+  using Units = VectorUnits<T>;
+  constexpr bool kLstms = cell == Cell::kLstm || cell == Cell::kCoupledLstm;
+  constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
+  constexpr int64_t G = num_gates(cell), kSlots = kept_slots(cell);
+  const int64_t B = f.B, H = f.H, P = f.P, members = f.plan.threads;
+  const int64_t most = panels_of(B, members), width = G * H;
+  const bool few = B <= kFewTileRows, projected = f.w_hr != nullptr;
+  Arena arena(workspace);
+  PackedMatrix<T> w_hh(arena, kTwoPhases ? 2 * H : width, P);
+  PackedMatrix<T> w_hn, w_hr;
+  if (kTwoPhases) w_hn = PackedMatrix<T>(arena, H, P);
+  if (projected) w_hr = PackedMatrix<T>(arena, P, H);
+  const auto per_member = [&](int64_t count) {
+    T* all = arena.take<T>(members * round_up(count, kUnitPadding));
+    return all + (member ? member->rank * round_up(count, kUnitPadding) : 0);
+  };
+  const auto stride = [](int64_t columns) {
+    return round_up(columns, kUnitPadding) + kUnitPadding;
+  };
+  const int64_t ld_h = stride(P), ld_u = stride(H), ld_sum = stride(width);
+  const int64_t ld_inner = stride(w_hr.width()), ld_n = stride(w_hn.width());
+  T* const d_h = arena.take<T>(B * ld_h);
+  T* const d_c = kLstms ? arena.take<T>(B * ld_u) : nullptr;
+  T* const d_sums = per_member(most * ld_sum);
+  T* const d_h_in = per_member(most * stride(w_hh.width()));
+  const int64_t ld_in = stride(w_hh.width());
+  T* const work = per_member(most * ld_u);
+  T* const d_out = projected ? per_member(most * ld_h) : nullptr;
+  T* const d_inner = projected ? per_member(most * ld_inner) : nullptr;
+  T* const d_reset_h = kTwoPhases ? per_member(most * ld_n) : nullptr;
+  auto* const rows = arena.take<RunningRow>(members * most) + (member ? member->rank * most : 0);
+  if (member == nullptr) return arena.used();
+
+  w_hh.pack(f.w_hh, *member);
+  if (kTwoPhases) w_hn.pack(f.w_hh + 2 * H * P, *member);
+  if (projected) w_hr.pack(f.w_hr, *member);
+  for (int64_t b = member->rank; b < B; b += member->size) {
+    fill_state(f.d_h_n, b, P, d_h + b * ld_h);
+    if (kLstms) fill_state(f.d_c_n, b, H, d_c + b * ld_u);
+  }
+  member->sync();
+
+  const Kept<const T>& kept = f.kept;
+  const Units units;
+  T* const d_sum = f.d_sum != nullptr ? f.d_sum : f.d_x;
+  const auto row_at = [&](const RunningRow& running) {
+    const int64_t row = running.at.row, j = running.j, b = running.at.b;
+    BackwardRow<Units> r{};
+    r.d_h = d_h + b * ld_h;
+    r.d_c = row_of(d_c, b, ld_u);
+    r.work = work + j * ld_u;
+    r.d_inner = row_of(d_inner, j, ld_inner);
+    r.d_reset_h = row_of(d_reset_h, j, ld_n);
+    r.d_h_in = d_h_in + j * ld_in;
+    r.d_y = row_of(f.d_y, row, P);
+    r.d_cells = row_of(f.d_cells, row, H);
+    r.d_x = f.d_x + row * width;
+    r.d_sum = row_of(f.d_sum, row, width);
+    r.d_cell = row_of(f.d_cell, row, H);
+    r.d_out = row_of(f.d_out, row, P);
+    r.kept_step = kept.step + row * kSlots * H;
+    r.kept_h_in = kept.h_in + row * P;
+    r.kept_out = row_of(kept.out, row, P);
+    r.kept_sums = row_of(kept.sums, row, width);
+    r.kept_moments = row_of(kept.moments, row, kMoments);
+    return r;
+  };
+  const auto idle = [&](int64_t row) {
+    clear_row(f.d_x, row, width);
+    clear_row(f.d_sum, row, width);
+    clear_row(f.d_cell, row, H);
+    clear_row(f.d_out, row, P);
+  };
+  for (int64_t s = f.T_ - 1; s >= 0; --s) {
+    const int64_t count = running_rows(f, *member, f.reverse ? f.T_ - 1 - s : s, rows, idle);
+    const auto each = [&](const auto& body) {
+      for (int64_t j = 0; j < count; ++j) body(rows[j].at, row_at(rows[j]));
+    };
+    // Rows of a result, one behind the other for the product.
+    const auto gather = [&](const T* matrix, int64_t from, int64_t columns, int64_t size, T* to,
+                            int64_t ld) {
+      for (int64_t j = 0; j < count; ++j)
+        std::copy_n(matrix + rows[j].at.row * size + from, columns, to + j * ld);
+    };
+    each([&](const Place& at, const auto& r) { row_return(units, f, at, r); });
+    if (projected) {
+      gather(f.d_out, 0, P, P, d_out, ld_h);
+      w_hr.multiply(count, few, d_out, ld_h, d_inner, ld_inner);
+    }
+    each([&](const Place& at, const auto& r) { row_backward<Units, cell>(units, f, at, r); });
+    if constexpr (kTwoPhases) {
+      gather(d_sum, 2 * H, H, width, d_sums, ld_sum);
+      w_hn.multiply(count, few, d_sums, ld_sum, d_reset_h, ld_n);
+      each([&](const Place&, const auto& r) { row_reset_backward(units, f, r); });
+    }
+    gather(d_sum, 0, kTwoPhases ? 2 * H : width, width, d_sums, ld_sum);
+    w_hh.multiply(count, few, d_sums, ld_sum, d_h_in, ld_in);
+    each([&](const Place& at, const auto& r) { row_enter_backward(units, f, at, r); });
+  }
+  for (int64_t b = member->rank; b < B; b += member->size) {
+    std::copy_n(d_h + b * ld_h, P, f.d_h_0 + b * P);
+    if (kLstms) std::copy_n(d_c + b * ld_u, H, f.d_c_0 + b * H);
+  }
+  return arena.used();
+}

@@ -1,0 +1,108 @@
+// The operators recurrence and recurrence_backward on whatever device: their arguments, checked, as
+// the kernels read them (csrc/recurrence.h), and their results.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "../recurrence.h"
+#include "arguments.h"
+
+namespace seq2seq_ext {
+
+// What both operators begin with, in the order of ops.cpp.
+struct RecurrenceGiven {
+  Handle x, w_hh, b_hn, w_hr, h_0, c_0, h_mask, peephole, norm_hh, norm_c, bias_c, seed;
+  Handle lengths, batch_sizes, resets;
+  int64_t cell;
+  bool reverse, hard_sigmoid;
+  double zoneout_h, zoneout_c, candidate_dropout, cell_clip, proj_clip;
+  int64_t stream;
+
+  explicit RecurrenceGiven(ArgumentReader& read);
+};
+
+struct RecurrenceArguments : Common, Batch {
+  Cell cell;
+  int64_t H, P;
+  bool projected;
+
+  // Throws std::runtime_error naming the argument that is wrong. Keeps pointers into `given`.
+  explicit RecurrenceArguments(const RecurrenceGiven& given);
+
+  bool has_cell() const { return cell == Cell::kLstm || cell == Cell::kCoupledLstm; }
+  int64_t gates() const { return num_gates(cell) * H; }  // of a row
+  // Whether W_hh h has other gradients than x.
+  bool sums_apart() const { return cell == Cell::kGru || norm_hh; }
+  bool cell_normalized() const { return bool(norm_c); }
+  bool sums_normalized() const { return bool(norm_hh); }
+
+  // All but lengths and offsets, which a device may want to have itself.
+  template <typename T>
+  void fill(Recurrence<T>& call) const {
+    const auto at = [](const View& view) { return static_cast<const T*>(view.data()); };
+    call.cell = cell;
+    call.T_ = Batch::T, call.B = B, call.H = H, call.P = P, call.N = user_rows;
+    call.reverse = reverse;
+    call.reset = static_cast<const uint8_t*>(resets.data());
+    call.x = at(x), call.w_hh = at(w_hh), call.b_hn = at(b_hn), call.w_hr = at(w_hr);
+    call.h_0 = at(h_0), call.c_0 = at(c_0), call.h_mask = at(h_mask), call.peephole = at(peephole);
+    call.norm_hh = at(norm_hh), call.norm_c = at(norm_c), call.bias_c = at(bias_c);
+    call.noise = noise;
+    call.noise.seed = static_cast<const int64_t*>(seed.data());
+    call.hard_sigmoid = hard_sigmoid;
+    call.cell_clip = cell_clip, call.proj_clip = proj_clip;
+  }
+
+ private:
+  RecurrenceArguments(const RecurrenceGiven& given, const View& x_given);
+  void check_seed(const View& view) const;
+
+  View w_hh, b_hn, w_hr, h_0, c_0, h_mask, peephole, norm_hh, norm_c, bias_c, seed;
+  bool reverse, hard_sigmoid;
+  double cell_clip, proj_clip;
+  Noise noise;
+};
+
+// Results of recurrence, in the order of ops.cpp.
+struct RecurrenceOutputs {
+  Handle y, cells, h_n, c_n, step, h_in, inner, out, sums, moments;
+
+  RecurrenceOutputs(const RecurrenceArguments& a, bool save, bool return_cells);
+  template <typename T>
+  void fill(RecurrenceForward<T>& call) const {
+    call.y = at<T>(y), call.cells = at<T>(cells), call.h_n = at<T>(h_n), call.c_n = at<T>(c_n);
+    call.kept = {at<T>(step), at<T>(h_in), at<T>(inner), at<T>(out), at<T>(sums), at<T>(moments)};
+  }
+  void put(StableIValue* stack) &&;
+};
+
+// What recurrence_backward gets beside the arguments of recurrence.
+struct RecurrenceCotangents {
+  Handle given_y, given_cells, given_h_n, given_c_n;
+  Handle step, h_in, inner, out, sums, moments;
+  View y, cells, h_n, c_n;  // contiguous, or none: zero
+
+  explicit RecurrenceCotangents(ArgumentReader& read);
+  void check(RecurrenceArguments& a);
+  template <typename T>
+  void fill(RecurrenceBackward<T>& call) const {
+    const auto rows = [](const View& view) { return static_cast<const T*>(view.data()); };
+    call.d_y = rows(y), call.d_cells = rows(cells), call.d_h_n = rows(h_n), call.d_c_n = rows(c_n);
+    call.kept = {at<T>(step), at<T>(h_in), at<T>(inner), at<T>(out), at<T>(sums), at<T>(moments)};
+  }
+};
+
+struct RecurrenceGradients {
+  Handle x, sum, cell, out, h_0, c_0;
+
+  explicit RecurrenceGradients(const RecurrenceArguments& a);
+  template <typename T>
+  void fill(RecurrenceBackward<T>& call) const {
+    call.d_x = at<T>(x), call.d_sum = at<T>(sum), call.d_cell = at<T>(cell);
+    call.d_out = at<T>(out), call.d_h_0 = at<T>(h_0), call.d_c_0 = at<T>(c_0);
+  }
+  void put(StableIValue* stack) &&;
+};
+
+}  // namespace seq2seq_ext
