@@ -152,13 +152,16 @@ def test_hooks_mode_and_attributes_are_kept() -> None:
     x = torch.randn(5, 2, 3)
     layer(x)
     layer.train()
+    layer.purpose = "to write"
+    layer.later = nn.Linear(2, 2)
     s2s.restore_modules(model)
     layer(x)
     handle.remove()
     layer(x)
     assert calls == ["before", "between", "before", "between", "between"]
     assert layer.training
-    assert layer.purpose == "to read"
+    assert layer.purpose == "to write"
+    assert {"extra", "later"} < {name for name, _ in layer.named_children()}
 
 
 def test_changed_weights_are_not_thrown_away() -> None:

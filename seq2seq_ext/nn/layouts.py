@@ -176,10 +176,13 @@ def _layers(weights: Any) -> list[tuple[str, Any]]:
 def _arrays(name: str, given: Any, form: _Layout, cell: _Cell) -> list[dict[str, Tensor]]:
     """One layer's arrays by their names: a set for each direction, or one that holds both."""
     without, full = form.matrices, (*form.matrices, *cell.biases)
-    wanted = f"{', '.join(without)} and, where there are biases, {', '.join(cell.biases)}"
+    wanted = (
+        f"{', '.join(without)} and, where there are biases, {', '.join(cell.biases)}, "
+        "but nothing of peepholes or layer normalisation"
+    )
     if isinstance(given, Mapping):
         if set(given) not in (set(without), set(full)):
-            raise ValueError(f"{name} must hold {wanted}, and nothing else; got {', '.join(given)}")
+            raise ValueError(f"{name} must hold {wanted}; got {', '.join(map(str, given))}")
         sets = [{array: given[array] for array in full if array in given}]
     elif isinstance(given, (list, tuple)):
         D_max = 2 if form.reverse == "behind" else 1

@@ -37,6 +37,15 @@ _TORCH = {fused: theirs for theirs, fused in _FUSED.items()}
 _BY_NAME = {theirs.__name__: fused for theirs, fused in _FUSED.items()}
 # Named, not imported: PyTorch means to give these classes up one day.
 _DYNAMIC_MODULE = "torch.ao.nn.quantized.dynamic.modules.rnn"
+_QUANTISED_ATTRIBUTES = (
+    "_packed_weight_ih",
+    "_packed_weight_hh",
+    "bias_ih",
+    "bias_hh",
+    "dtype",
+    "weight_dtype",
+    "version",
+)
 _DTYPES = (torch.float32, torch.float64)
 _CUDA_DTYPES = (*_DTYPES, torch.float16, torch.bfloat16)
 
@@ -213,11 +222,9 @@ def _dequantise(module: Any) -> None:
         device="meta",
         **{name: getattr(module, name) for name in options if hasattr(module, name)},
     )
-    # ``quantised`` keeps what the layer was. Both have their hooks in the same dictionaries.
+    # ``quantised`` is what the layer was, and both have their hooks in the same dictionaries.
     quantised = copy.copy(module)
-    for name in ("_all_weight_values", "_packed_weight_ih", "_packed_weight_hh"):
-        module.__dict__.pop(name, None)
-    for name in ("bias_ih", "bias_hh", "dtype", "weight_dtype", "version"):
+    for name in _QUANTISED_ATTRIBUTES:
         module.__dict__.pop(name, None)
     module._modules = {k: v for k, v in module._modules.items() if k != "_all_weight_values"}
     module._parameters = fresh._parameters | {
@@ -241,11 +248,12 @@ def _is_still_quantised(module: nn.Module) -> bool:
 
 
 def _requantise(module: nn.Module) -> None:
-    """Undo :func:`_dequantise`."""
+    """Undo :func:`_dequantise`; attributes that were set meanwhile stay."""
     quantised, added = module.__dict__.pop("_quantised")
-    for name in (*added, "_packed"):
+    for name in (*added, "bias", "_parameters", "_packed"):
         module.__dict__.pop(name, None)
-    module.__dict__.update({**quantised.__dict__, "training": module.training})
+    modules = quantised._modules | module._modules
+    module.__dict__.update(quantised.__dict__ | module.__dict__, _modules=modules)
     _actual_class.__set__(module, type(quantised))
 
 
