@@ -23,6 +23,7 @@ os.environ["KERAS_BACKEND"] = "torch"  # read when keras is imported
 # Of Keras, which asks torch for arrays in NumPy's older way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
+PAGE = Path(__file__).parents[1] / "docs" / "other-weights.md"
 T, B, I, H = 6, 4, 3, 5
 
 biases = pytest.mark.parametrize("bias", [True, False], ids=["bias", "no-bias"])
@@ -341,10 +342,11 @@ def test_subclasses_make_themselves() -> None:
     assert type(layer) is Own
 
 
+@pytest.mark.skipif(not PAGE.exists(), reason="the documentation is not beside the tests")
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_the_examples_of_the_page_run() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "other-weights.md").read_text()
-    examples = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     assert len(examples) == 4
     names: dict[str, Any] = {}
     for example in examples:

@@ -264,7 +264,7 @@ def _check(
     first: list[dict[str, Tensor]],
     shapes: dict[str, tuple[int, ...]],
 ) -> None:
-    """Refuse arrays that have other shapes, or fit the first layer's neither in kind nor number."""
+    """Refuse arrays of other shapes, or of other names, dtypes or devices than the first layer's."""
     if [list(s) for s in sets] != [list(s) for s in first]:
         raise ValueError(
             f"{name}: every layer must hold the same arrays, those of the first "
@@ -292,17 +292,11 @@ def _unbind(arrays: dict[str, Tensor], D: int) -> list[dict[str, Tensor]]:
 
 def _read(arrays: dict[str, Tensor], form: _Layout, cell: _Cell) -> dict[str, Tensor]:
     """One direction's arrays under the names and in the order of ``torch.nn``."""
-    matrices = [arrays[name] for name in form.matrices]
-    parts = dict(
-        zip(
-            ("weight_ih", "weight_hh"),
-            (matrix.T if form.transposed else matrix for matrix in matrices),
-            strict=True,
-        )
-    )
-    if len(arrays) > len(matrices):
+    w_ih, w_hh = (arrays[name].T if form.transposed else arrays[name] for name in form.matrices)
+    parts = {"weight_ih": w_ih, "weight_hh": w_hh}
+    if len(arrays) > len(parts):
         biases = torch.cat([arrays[name].flatten() for name in cell.biases])
-        rows = len(parts["weight_hh"])
+        rows = len(w_hh)
         parts["bias_ih"] = biases[:rows]
         parts["bias_hh"] = biases[rows:] if len(biases) > rows else torch.zeros_like(biases)
     return {
