@@ -264,7 +264,7 @@ def _check(
     first: list[dict[str, Tensor]],
     shapes: dict[str, tuple[int, ...]],
 ) -> None:
-    """Refuse arrays of other shapes, or of other names, dtypes or devices than the first layer's."""
+    """Refuse arrays whose shapes are wrong, or whose names or kinds are not the first layer's."""
     if [list(s) for s in sets] != [list(s) for s in first]:
         raise ValueError(
             f"{name}: every layer must hold the same arrays, those of the first "
