@@ -296,18 +296,6 @@ def test_layers_left_alone_are_reported() -> None:
     assert type(model["subclass"]) is Halving
 
 
-def test_quantised_layers_are_left_alone() -> None:
-    with deprecated():
-        quantised = torch.ao.quantization.quantize_dynamic(
-            nn.Sequential(nn.LSTM(3, 4)), {nn.LSTM}, dtype=torch.qint8
-        )
-    report: list[fused.NotReplaced] = []
-    kind = type(quantised[0])
-    replace_modules(quantised, report=report)
-    assert type(quantised[0]) is kind
-    assert [(item.name, item.reason) for item in report] == [("0", "it is quantised")]
-
-
 def test_a_gru_that_torch_has_not_is_not_restored() -> None:
     model = nn.Sequential(fused.GRU(3, 4, reset_after=False), fused.GRU(3, 4))
     with pytest.warns(UserWarning, match="0: torch.nn has no GRU with reset_after=False"):

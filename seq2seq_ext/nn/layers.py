@@ -9,15 +9,18 @@ example to know that the state is a pair, are answered yes (see :class:`_Layer`)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from seq2seq_ext import functional, ops
+from seq2seq_ext.nn import layouts
 
 __all__ = ["GRU", "LSTM", "RNN"]
+
+Layer = TypeVar("Layer", bound="_Layer")
 
 # What ``object`` does to read and set ``__class__``; :class:`_Layer` has a property of that name.
 _actual_class = object.__dict__["__class__"]
@@ -103,6 +106,79 @@ class _Layer(nn.RNNBase):
             _plain(proj_size),
             device,
             dtype,
+        )
+
+    @classmethod
+    def from_weights(
+        cls: type[Layer],
+        weights: Any,
+        layout: str,
+        *,
+        reset_after: bool | None = None,
+        **options: Any,
+    ) -> Layer:
+        """Make a layer of the weights of another library (docs/other-weights.md has a table).
+
+        Args:
+            weights: one layer's arrays of NumPy or tensors, in the order of the layout or in a
+                mapping by its names; or a list of such layers, which are stacked. All of one
+                floating dtype, on one device; the layer's parameters are copies in that dtype,
+                there.
+            layout: ``"keras"``: kernel (I, G*H), recurrent_kernel (H, G*H), bias, as
+                ``get_weights`` gives them; a Bidirectional's second direction follows.
+                ``"haste"``: the same arrays, and a GRU's recurrent_bias.
+                ``"onnx"``: W (D, G*H, I), R (D, G*H, H), B (D, 2*G*H).
+                G is the number of gates. Biases may be missing.
+            reset_after: of a GRU: Keras' argument of that name, the operator's
+                ``linear_before_reset`` in ONNX. It must be given where the arrays do not tell:
+                for ``"onnx"``, and for ``"keras"`` without biases.
+            **options: further arguments of the class: ``batch_first``, ``dropout``,
+                ``nonlinearity``.
+
+        Returns:
+            The layer; sizes, ``num_layers``, ``bias``, ``bidirectional`` and dtype are those of
+            ``weights``.
+
+        Raises:
+            ValueError: if ``layout`` is unknown or has no such layer, arrays are missing, too many,
+                or of a wrong shape, dtype or device, or ``reset_after`` must be given.
+
+        >>> kernel, recurrent_kernel, bias = torch.ones(3, 8), torch.ones(2, 8), torch.zeros(8)
+        >>> LSTM.from_weights([kernel, recurrent_kernel, bias], "keras", batch_first=True)
+        LSTM(3, 2, batch_first=True)
+        """
+        mode = cls.torch_class.__name__
+        arguments, state = layouts.to_torch(weights, layout, mode, reset_after)
+        layer = cls(**arguments, **options, device="meta")
+        layer.load_state_dict(state, assign=True)
+        return layer
+
+    def to_weights(self, layout: str) -> list[list[Tensor]]:
+        """The weights as another library has them: what :meth:`from_weights` reads.
+
+        Args:
+            layout: as for :meth:`from_weights`.
+
+        Returns:
+            For each layer a list of its arrays, copies. Where a layout has one bias, it is the sum
+            of both.
+
+        Raises:
+            ValueError: if ``layout`` is unknown, or has no such layer.
+
+        >>> [[kernel, recurrent_kernel, bias]] = LSTM(3, 2).to_weights("keras")
+        >>> kernel.shape, recurrent_kernel.shape, bias.shape
+        (torch.Size([3, 8]), torch.Size([2, 8]), torch.Size([8]))
+        """
+        if self.proj_size:
+            raise ValueError(f"layout {layout!r} has no projection, got proj_size={self.proj_size}")
+        return layouts.from_torch(
+            self._current_weights(),
+            layout,
+            self.torch_class.__name__,
+            getattr(self, "reset_after", None),
+            2 if self.bidirectional else 1,
+            bool(self.bias),
         )
 
     @property
