@@ -57,7 +57,7 @@ add_custom_target(cuda_tests)
 # A .cu file is compiled by way of a C++ file that includes it, so that the same file may be nvcc's
 # elsewhere in the build.
 set(cuda_cpu_sources csrc/cuda/plan.cpp)
-foreach(name persistent_bf16 persistent_f16 persistent_f32 persistent_f64 pointwise rows)
+foreach(name persistent_bf16 persistent_f16 persistent_f32 persistent_f64 pointwise recurrence rows)
   set(file ${PROJECT_BINARY_DIR}/cuda_cpu/${name}.cpp)
   file(CONFIGURE OUTPUT ${file} CONTENT "#include \"cuda/${name}.cu\"\n")
   list(APPEND cuda_cpu_sources ${file})
@@ -91,7 +91,8 @@ endif()
 option(SEQ2SEQ_EXT_CUDA_ON_CPU "Build the CUDA operators for CPU tensors, as a test" OFF)
 if(SEQ2SEQ_EXT_CUDA_ON_CPU)
   include(cmake/torch.cmake)
-  add_library(cuda_on_cpu MODULE csrc/cuda/rnn.cpp csrc/cuda/runtime.cpp csrc/cpu/scratch.cpp
+  add_library(cuda_on_cpu MODULE csrc/cuda/recurrence.cpp csrc/cuda/rnn.cpp
+              csrc/cuda/runtime.cpp csrc/cpu/scratch.cpp
               ${glue_sources})
   target_compile_definitions(cuda_on_cpu PRIVATE SEQ2SEQ_EXT_CUDA_ON_CPU)
   target_link_libraries(cuda_on_cpu PRIVATE cuda_cpu cuda_cpu_kernels torch_headers

@@ -188,12 +188,16 @@ struct Sums {
 
   ROW_STEP Sums(const M& m, const Recurrence<T>& a, const ForwardRow<M>& r, int gates, int apart)
       : a(a), r(r), moments{0, 1}, candidate{0, 1}, apart(apart) {
-    if (a.norm_hh == nullptr) return;
-    moments = moments_of(m, r.sum, a.H, 0, apart);
-    if (gates > apart && r.candidate != nullptr) candidate = moments_of(m, r.candidate, a.H, 0, 1);
+    if (a.norm_hh != nullptr) {
+      moments = moments_of(m, r.sum, a.H, 0, apart);
+      if (gates > apart && r.candidate != nullptr)
+        candidate = moments_of(m, r.candidate, a.H, 0, 1);
+    }
     if (r.kept_moments == nullptr || !m.leads()) return;
     r.kept_moments[0] = M::narrowed(moments.scale);
     r.kept_moments[1] = M::narrowed(candidate.scale);
+    r.kept_moments[2] = M::narrowed(0);  // until a cell has others
+    r.kept_moments[3] = M::narrowed(1);
   }
 
   ROW_STEP typename M::V recurrent(const M& m, int g, int64_t u, int64_t left) const {

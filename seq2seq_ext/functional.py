@@ -21,13 +21,26 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from seq2seq_ext import ops
+from seq2seq_ext.variants.stack import Stack
 
 __all__ = ["gru", "lstm", "rnn"]
 
 Input = TypeVar("Input", Tensor, PackedSequence)
 
-_GATES = {"lstm": 4, "gru": 3, "gru_reset_before": 3, "rnn_tanh": 1, "rnn_relu": 1}
-_LAYER = {"lstm": "LSTM", "gru": "GRU", "gru_reset_before": "GRU"}  # the rest: "RNN"
+_GATES = {
+    "lstm": 4,
+    "gru": 3,
+    "gru_reset_before": 3,
+    "rnn_tanh": 1,
+    "rnn_relu": 1,
+    "coupled_lstm": 3,
+}
+_LAYER = {
+    "lstm": "LSTM",
+    "coupled_lstm": "LSTM",
+    "gru": "GRU",
+    "gru_reset_before": "GRU",
+}  # the rest: "RNN"
 _DTYPES = (torch.float32, torch.float64)
 _CPU = torch.device("cpu")
 
@@ -85,7 +98,7 @@ def lstm(
     >>> output.shape, h_n.shape
     (torch.Size([5, 4, 2]), torch.Size([1, 4, 2]))
     """
-    output, h_n, c_n = run(
+    output, h_n, c_n, _ = run(
         "lstm",
         input,
         hx,
@@ -137,7 +150,7 @@ def gru(
     >>> output[0, 0], output[1, 0]
     (tensor([0.5000, 0.5000]), tensor([0.2500, 0.2500]))
     """
-    output, h_n, _ = run(
+    output, h_n, _, _ = run(
         "gru" if reset_after else "gru_reset_before",
         input,
         hx,
@@ -189,7 +202,7 @@ def rnn(
     """
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
-    output, h_n, _ = run(
+    output, h_n, _, _ = run(
         "rnn_tanh" if nonlinearity == "tanh" else "rnn_relu",
         input,
         hx,
@@ -216,15 +229,19 @@ def run(
     lengths: Tensor | None,
     resets: Tensor | None,
     packed: ops.Packed | None = None,
-) -> tuple[Any, Tensor, Tensor | None]:
-    """What :func:`lstm`, :func:`gru` and :func:`rnn` share: ``output, h_n, c_n`` of any cell.
+    stack: Stack | None = None,
+) -> tuple[Any, Tensor, Tensor | None, Tensor | None]:
+    """What all layers share: ``output, h_n, c_n, cells`` of any cell.
 
     ``dropout`` is the one to apply now, 0 while not training; ``packed`` the weights once more, for
-    calls that need no gradient.
+    calls that need no gradient; ``stack`` layers with variants, which then run in the place of the
+    plain ones and of which ``weights`` are the first direction's.  c of every step is what only
+    they return.
     """
     h_0, c_0 = _split_state(cell, hx)
     if (
-        type(input) is Tensor
+        stack is None
+        and type(input) is Tensor
         and input.dim() == 3
         and (input.is_cpu or input.is_cuda)
         and lengths is None
@@ -235,7 +252,7 @@ def run(
         outputs = ops.attempt(x, h_0, c_0, weights, cell, num_layers, bidirectional, packed)
         if outputs is not None:
             y, h_n, c_n = outputs
-            return y.transpose(0, 1) if batch_first else y, h_n, c_n
+            return y.transpose(0, 1) if batch_first else y, h_n, c_n, None
 
     batch_sizes = sorted_indices = unsorted_indices = None
     single = False
@@ -321,17 +338,22 @@ def run(
 
     H, P = w_hh.size(0) // _GATES[cell], w_hh.size(1)
     D = 2 if bidirectional else 1
+    rows = num_layers * D
+    if stack is not None:
+        rows, P, H = stack.state_size
+    if h_0 is None and stack is not None:
+        h_0, c_0 = stack.initial_state(B, batch_sizes is not None)
     if h_0 is None:
         if batch_sizes is not None:  # which do not tell B to whom may not look at their values
-            h_0 = torch.zeros(num_layers * D, B, P, dtype=dtype, device=device)
-            if cell == "lstm":
+            h_0 = torch.zeros(rows, B, P, dtype=dtype, device=device)
+            if _name(cell) == "LSTM":
                 # One block of zeros serves as both, since nothing writes to it.
-                c_0 = h_0 if P == H else h_0.new_zeros(num_layers * D, B, H)
+                c_0 = h_0 if P == H else h_0.new_zeros(rows, B, H)
     else:
         tuple_of = "hidden[0]" if c_0 is not None else "hidden"
-        h_0 = _check_state(h_0, (num_layers * D, B, P), tuple_of, w_ih)
+        h_0 = _check_state(h_0, (rows, B, P), tuple_of, w_ih)
         if c_0 is not None:
-            c_0 = _check_state(c_0, (num_layers * D, B, H), "hidden[1]", w_ih)
+            c_0 = _check_state(c_0, (rows, B, H), "hidden[1]", w_ih)
         if sorted_indices is not None:
             h_0 = h_0.index_select(1, sorted_indices)
             c_0 = None if c_0 is None else c_0.index_select(1, sorted_indices)
@@ -340,33 +362,49 @@ def run(
         lengths = _check_lengths(lengths, B, single, device)
     if resets is not None:
         resets = _check_resets(resets, x, single, batch_first)
-    dropout_mask = None
-    if dropout != 0.0 and num_layers > 1:
-        dropout_mask = _dropout_mask(dropout, num_layers, x, D * P)
+    cells = None
+    if stack is not None:
+        y, h_n, c_n, cells = stack.run(x, h_0, c_0, dropout, lengths, batch_sizes, resets)
+    else:
+        dropout_mask = None
+        if dropout != 0.0 and num_layers > 1:
+            dropout_mask = _dropout_mask(dropout, num_layers, x, D * P)
 
-    y, h_n, c_n = ops.rnn(
-        x,
-        h_0,
-        c_0,
-        weights,
-        cell,
-        num_layers,
-        bidirectional,
-        lengths,
-        batch_sizes,
-        resets,
-        dropout_mask,
-        packed,
-    )
+        y, h_n, c_n = ops.rnn(
+            x,
+            h_0,
+            c_0,
+            weights,
+            cell,
+            num_layers,
+            bidirectional,
+            lengths,
+            batch_sizes,
+            resets,
+            dropout_mask,
+            packed,
+        )
 
     if isinstance(input, PackedSequence):
         if unsorted_indices is not None:
             h_n = h_n.index_select(1, unsorted_indices)
             c_n = None if c_n is None else c_n.index_select(1, unsorted_indices)
-        return PackedSequence(y, batch_sizes, sorted_indices, unsorted_indices), h_n, c_n
-    if single:
-        return y.squeeze(1), h_n.squeeze(1), None if c_n is None else c_n.squeeze(1)
-    return y.transpose(0, 1) if batch_first else y, h_n, c_n
+
+        def returned(steps: Tensor) -> Any:
+            return PackedSequence(steps, batch_sizes, sorted_indices, unsorted_indices)
+
+    elif single:
+        h_n, c_n = h_n.squeeze(1), None if c_n is None else c_n.squeeze(1)
+
+        def returned(steps: Tensor) -> Any:
+            return steps.squeeze(1)
+
+    else:
+
+        def returned(steps: Tensor) -> Any:
+            return steps.transpose(0, 1) if batch_first else steps
+
+    return returned(y), h_n, c_n, None if cells is None else returned(cells)
 
 
 def _name(cell: str) -> str:
@@ -379,7 +417,7 @@ def _split_state(
     """``hx`` as (h_0, c_0); c_0 is None but for an LSTM."""
     if hx is None:
         return None, None
-    if cell != "lstm":
+    if _name(cell) != "LSTM":
         if not isinstance(hx, Tensor):
             raise TypeError(
                 f"{_name(cell)}: Expected hx to be a Tensor or None, got {type(hx).__name__}"

@@ -14,9 +14,12 @@ from typing import Any, ClassVar, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
+from typing_extensions import Unpack
 
 from seq2seq_ext import functional, ops
-from seq2seq_ext.nn import layouts
+from seq2seq_ext.nn import layouts, variant_layers
+from seq2seq_ext.nn.variant_layers import CommonVariants, LSTMVariants
+from seq2seq_ext.variants import Variant
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
@@ -46,6 +49,9 @@ class _Layer(nn.RNNBase):
     torch_class: ClassVar[type[nn.RNNBase]]
     _answered_class: ClassVar[type[nn.RNNBase]]
     _packed: ops.Packed | None = None  # see seq2seq_ext.prepack
+    # None in a plain layer, as in those that began as torch.nn's.
+    _variant: Variant | None = None
+    _sizes: tuple[int, ...] | None = None  # of the layers, where they were listed
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -82,7 +88,7 @@ class _Layer(nn.RNNBase):
         self,
         mode: str,
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | Sequence[int],
         num_layers: int,
         bias: bool,
         batch_first: bool,
@@ -91,7 +97,11 @@ class _Layer(nn.RNNBase):
         proj_size: int,
         device: torch.device | str | int | None,
         dtype: torch.dtype | None,
+        variants: LSTMVariants | CommonVariants,
     ) -> None:
+        variant = Variant(**variants)
+        variant.check(self.torch_class.__name__)
+        hidden_size, num_layers, sizes = variant_layers.hidden_sizes(hidden_size, num_layers)
         # By name, not by super(): the answered class has nn.LSTM in between.
         nn.RNNBase.__init__(
             self,
@@ -107,6 +117,19 @@ class _Layer(nn.RNNBase):
             device,
             dtype,
         )
+        if sizes is not None:
+            self.hidden_size, self._sizes = cast("int", sizes), sizes
+        if sizes is not None or variant != Variant():
+            self._variant = variant
+            variant_layers.add_parameters(self, device, dtype)
+            self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start all parameters anew."""
+        if self._variant is None:
+            nn.RNNBase.reset_parameters(self)
+        else:
+            variant_layers.reset_parameters(self)
 
     @classmethod
     def from_weights(
@@ -188,9 +211,13 @@ class _Layer(nn.RNNBase):
 
     def _run(
         self, input: Any, hx: Any, lengths: Tensor | None, resets: Tensor | None
-    ) -> tuple[Any, Tensor, Tensor | None]:
-        """``output, h_n, c_n``."""
-        return functional.run(
+    ) -> tuple[Any, Any, Any, Any]:
+        """``output, h_n, c_n, cells``."""
+        stack = None if self._variant is None else variant_layers.stack_of(self)
+        sizes = stack.sizes if stack is not None else None
+        if sizes is not None and hx is not None:
+            hx = self._joined(hx, sizes)
+        output, h_n, c_n, cells = functional.run(
             self._cell,
             input,
             hx,
@@ -202,7 +229,29 @@ class _Layer(nn.RNNBase):
             lengths,
             resets,
             self._packed,
+            stack,
         )
+        if sizes is not None:
+            P, H = zip(*sizes, strict=True)
+            h_n = h_n.split(P, dim=-1)
+            c_n = None if c_n is None else c_n.split(H, dim=-1)
+        return output, h_n, c_n, cells
+
+    def _joined(self, hx: Any, sizes: Sequence[tuple[int, int]]) -> Any:
+        """A state of layers of unequal sizes as one: what was given for each, side by side."""
+        P, H = zip(*sizes, strict=True)
+        if self.mode != "LSTM":
+            return variant_layers.joined(hx, "hx", P)
+        if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+            raise RuntimeError("lstm expects two hidden states")
+        return tuple(
+            variant_layers.joined(states, f"hx[{i}]", features)
+            for i, (states, features) in enumerate(zip(hx, (P, H), strict=True))
+        )
+
+    def extra_repr(self) -> str:
+        described = [] if self._variant is None else self._variant.described()
+        return ", ".join([nn.RNNBase.extra_repr(self), *described])
 
     def _current_weights(self) -> list[Tensor]:
         """The weights as attributes have them now, in the order of the operator.
@@ -295,12 +344,11 @@ class LSTM(_Layer):
     """
 
     torch_class = nn.LSTM
-    _cell = "lstm"
 
     def __init__(
         self,
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | Sequence[int],
         num_layers: int = 1,
         bias: bool = True,
         batch_first: bool = False,
@@ -309,6 +357,7 @@ class LSTM(_Layer):
         proj_size: int = 0,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
+        **variants: Unpack[LSTMVariants],
     ) -> None:
         _Layer.__init__(
             self,
@@ -323,7 +372,12 @@ class LSTM(_Layer):
             proj_size,
             device,
             dtype,
+            variants,
         )
+
+    @property
+    def _cell(self) -> str:
+        return "coupled_lstm" if self._variant is not None and self._variant.coupled else "lstm"
 
     def forward(
         self,
@@ -332,7 +386,7 @@ class LSTM(_Layer):
         *,
         lengths: Tensor | None = None,
         resets: Tensor | None = None,
-    ) -> tuple[Any, tuple[Tensor, Tensor]]:
+    ) -> Any:
         """Run over whole sequences.
 
         Args:
@@ -346,14 +400,15 @@ class LSTM(_Layer):
 
         Returns:
             ``output, (h_n, c_n)``: as ``input`` with D*P features, 0 past a sequence's length;
-            and the state after each sequence's last step, sized like ``hx``.
+            and the state after each sequence's last step, sized like ``hx``.  With
+            ``return_cells`` a third: c of every step of the last layer, as ``output`` with D*H
+            features.
 
         Raises:
             TypeError, ValueError, RuntimeError: see :func:`seq2seq_ext.functional.lstm`.
         """
-        output, h_n, c_n = self._run(input, hx, lengths, resets)
-        assert c_n is not None
-        return output, (h_n, c_n)
+        output, h_n, c_n, cells = self._run(input, hx, lengths, resets)
+        return (output, (h_n, c_n)) if cells is None else (output, (h_n, c_n), cells)
 
 
 class GRU(_Layer):
@@ -394,7 +449,7 @@ class GRU(_Layer):
     def __init__(
         self,
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | Sequence[int],
         num_layers: int = 1,
         bias: bool = True,
         batch_first: bool = False,
@@ -405,7 +460,9 @@ class GRU(_Layer):
         dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,
+        **variants: Unpack[CommonVariants],
     ) -> None:
+        self.__dict__["reset_after"] = bool(reset_after)  # before there is a module to set it on
         _refuse_proj_size(proj_size)
         _Layer.__init__(
             self,
@@ -420,11 +477,11 @@ class GRU(_Layer):
             0,
             device,
             dtype,
+            variants,
         )
-        self.reset_after = bool(reset_after)
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
+        return _Layer.extra_repr(self) + ("" if self.reset_after else ", reset_after=False")
 
     @property
     def _cell(self) -> str:
@@ -439,7 +496,7 @@ class GRU(_Layer):
         resets: Tensor | None = None,
     ) -> tuple[Any, Tensor]:
         """Run over whole sequences: as :meth:`LSTM.forward`, with ``hx`` and h_n (L*D, B, H)."""
-        output, h_n, _ = self._run(input, hx, lengths, resets)
+        output, h_n, _, _ = self._run(input, hx, lengths, resets)
         return output, h_n
 
 
@@ -472,7 +529,7 @@ class RNN(_Layer):
     def __init__(
         self,
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | Sequence[int],
         num_layers: int = 1,
         nonlinearity: str = "tanh",
         bias: bool = True,
@@ -482,12 +539,14 @@ class RNN(_Layer):
         proj_size: int | None = None,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
+        **variants: Unpack[CommonVariants],
     ) -> None:
         _refuse_proj_size(proj_size)
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(
                 f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
             )
+        self.__dict__["nonlinearity"] = nonlinearity  # before there is a module to set it on
         _Layer.__init__(
             self,
             "RNN_TANH" if nonlinearity == "tanh" else "RNN_RELU",
@@ -501,8 +560,8 @@ class RNN(_Layer):
             0,
             device,
             dtype,
+            variants,
         )
-        self.nonlinearity = nonlinearity
 
     @property
     def _cell(self) -> str:
@@ -517,7 +576,7 @@ class RNN(_Layer):
         resets: Tensor | None = None,
     ) -> tuple[Any, Tensor]:
         """Run over whole sequences: as :meth:`LSTM.forward`, with ``hx`` and h_n (L*D, B, H)."""
-        output, h_n, _ = self._run(input, hx, lengths, resets)
+        output, h_n, _, _ = self._run(input, hx, lengths, resets)
         return output, h_n
 
 

@@ -173,9 +173,7 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, options: Options, return_cells: bool, *given: Any) -> tuple[Tensor, ...]:
         with below_autograd():
-            outputs = cast(
-                "tuple[Tensor, ...]", _forward(*given, *options, True, return_cells)
-            )
+            outputs = cast("tuple[Tensor, ...]", _forward(*given, *options, True, return_cells))
         y, cells, h_n, c_n, *kept = outputs
         ctx.options = options
         ctx.set_materialize_grads(False)
@@ -195,9 +193,7 @@ class _Recurrence(torch.autograd.Function):
             gradients = _reference_gradients(tensors, ctx.options, cotangents[:4], wanted)
         else:
             with below_autograd():
-                results = _backward(
-                    *tensors, *ctx.options, d_y, d_cells, d_h_n, d_c_n, *kept
-                )
+                results = _backward(*tensors, *ctx.options, d_y, d_cells, d_h_n, d_c_n, *kept)
             gradients = _gradients(tensors, ctx.options, kept, results, wanted)
         return (None, None, *gradients)
 

@@ -1,0 +1,197 @@
+// The operators recurrence and recurrence_backward on CUDA tensors: a library's product and a
+// kernel or two a step. Nothing waits for the device, so that a call can be captured into a graph.
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <torch/csrc/stable/library.h>
+
+#include <utility>
+#include <vector>
+
+#include "../glue/recurrence.h"
+#include "recurrence.cuh"
+#include "runtime.h"
+
+namespace seq2seq_ext::cuda {
+namespace {
+
+template <typename T>
+class RecurrenceCall {
+ public:
+  explicit RecurrenceCall(const RecurrenceArguments& a) : a(a), run(a.device, a.dtype) {
+    memory.h = run.template take<Accumulator<T>>(a.B * a.P);
+    if (a.has_cell()) memory.c = run.template take<Accumulator<T>>(a.B * a.H);
+    memory.work = run.template take<Accumulator<T>>(a.B * a.H);
+    if (a.form == Form::kPacked) {
+      std::vector<int64_t> length(a.B);
+      for (int64_t t = 0; t < a.T; ++t)
+        for (int64_t b = 0; b < a.batch_sizes[t]; ++b) ++length[b];
+      int32_t* on_device = run.template take<int32_t>(a.B);
+      check(upload_lengths(length.data(), a.B, on_device, run.stream()));
+      offset = run.template take<int64_t>(a.T);
+      check(packed_offsets(on_device, a.B, a.T, offset, run.stream()));
+      memory.length = on_device;
+    } else if (a.lengths != nullptr || a.lengths_on_device) {
+      int32_t* on_device = run.template take<int32_t>(a.B);
+      if (a.lengths != nullptr) {
+        check(upload_lengths(a.lengths, a.B, on_device, run.stream()));
+      } else {
+        check(take_lengths(static_cast<const int64_t*>(a.lengths_on_device.data()), a.B, a.T,
+                           on_device, run.stream()));
+      }
+      memory.length = on_device;
+    }
+    first_row.resize(a.T);
+    for (int64_t t = 0, row = 0; t < a.T; row += rows(t), ++t) first_row[t] = row;
+  }
+
+  bool reset_before() const { return a.cell == Cell::kGruResetBefore; }
+  int64_t time(int64_t s, bool reverse) const { return reverse ? a.T - 1 - s : s; }
+  // Rows at time t.
+  int64_t rows(int64_t t) const { return a.form == Form::kPacked ? a.batch_sizes[t] : a.B; }
+
+  // Rows of time t of a matrix over all rows: columns [column, column + count) of `width`.
+  Matrix at_time(const T* all, int64_t t, int64_t width, int64_t column, int64_t count) const {
+    return {const_cast<T*>(all) + first_row[t] * width + column, rows(t), count, width};
+  }
+  // The first rows of a matrix of one row for each sequence.
+  Matrix at_hand(const T* memory, int64_t t, int64_t width) const {
+    return {const_cast<T*>(memory), rows(t), width, width};
+  }
+  static Matrix weight(const T* w, int64_t rows, int64_t columns) {
+    return {const_cast<T*>(w), rows, columns, columns};
+  }
+
+  const RecurrenceArguments& a;
+  Runtime run;
+  RecurrenceMemory<T> memory{};
+  int64_t* offset = nullptr;
+  std::vector<int64_t> first_row;
+};
+
+template <typename T>
+RecurrenceOutputs forward(const RecurrenceArguments& a, bool save, bool return_cells) {
+  RecurrenceOutputs out(a, save, return_cells);
+  if (a.B == 0) return out;
+  RecurrenceCall<T> call(a);
+  Runtime& run = call.run;
+  RecurrenceForward<T> f{};
+  a.fill(f);
+  out.fill(f);
+  f.offset = call.offset;
+  const int64_t H = a.H, P = a.P, early = call.reset_before() ? 2 * H : a.gates();
+  RecurrenceMemory<T>& m = call.memory;
+  m.sums = run.template take<T>(a.B * early);
+  if (call.reset_before()) m.candidate = run.template take<T>(a.B * H);
+  if (a.projected) m.out = run.template take<T>(a.B * P);
+  if (!save) {
+    m.h_in = run.template take<T>(a.B * P);
+    if (a.projected || call.reset_before()) m.inner = run.template take<T>(a.B * H);
+  }
+  const auto h_in = [&](int64_t t) {
+    return save ? call.at_time(f.kept.h_in, t, P, 0, P) : call.at_hand(m.h_in, t, P);
+  };
+  const auto inner = [&](int64_t t) {
+    return save ? call.at_time(f.kept.inner, t, H, 0, H) : call.at_hand(m.inner, t, H);
+  };
+  check(recurrence_begin(f, m, run.stream()));
+  for (int64_t s = 0; s < a.T; ++s) {
+    const int64_t t = call.time(s, f.reverse);
+    run.multiply(call.at_hand(m.sums, t, early), h_in(t),
+                 call.weight(f.w_hh, early, P).transposed());
+    if (call.reset_before()) {
+      check(recurrence_reset(f, m, s, run.stream()));
+      run.multiply(call.at_hand(m.candidate, t, H), inner(t),
+                   call.weight(f.w_hh + early * P, H, P).transposed());
+    }
+    check(recurrence_step(f, m, s, run.stream()));
+    if (a.projected) {
+      run.multiply(call.at_hand(m.out, t, P), inner(t), call.weight(f.w_hr, P, H).transposed());
+      check(recurrence_leave(f, m, s, run.stream()));
+    }
+  }
+  check(recurrence_end(f, m, run.stream()));
+  return out;
+}
+
+template <typename T>
+RecurrenceGradients backward(const RecurrenceArguments& a, const RecurrenceCotangents& d) {
+  RecurrenceGradients out(a);
+  if (a.B == 0) return out;
+  RecurrenceCall<T> call(a);
+  Runtime& run = call.run;
+  RecurrenceBackward<T> f{};
+  a.fill(f);
+  d.fill(f);
+  out.fill(f);
+  f.offset = call.offset;
+  const int64_t H = a.H, P = a.P, width = a.gates(), early = call.reset_before() ? 2 * H : width;
+  RecurrenceMemory<T>& m = call.memory;
+  m.d_h_in = run.template take<T>(a.B * P);
+  if (a.projected) m.d_inner = run.template take<T>(a.B * H);
+  if (call.reset_before()) m.d_reset_h = run.template take<T>(a.B * H);
+  const T* d_sum = f.d_sum != nullptr ? f.d_sum : f.d_x;
+  check(recurrence_begin(f, m, run.stream()));
+  for (int64_t s = a.T - 1; s >= 0; --s) {
+    const int64_t t = call.time(s, f.reverse);
+    if (a.projected) {
+      check(recurrence_leave(f, m, s, run.stream()));
+      run.multiply(call.at_hand(m.d_inner, t, H), call.at_time(f.d_out, t, P, 0, P),
+                   call.weight(f.w_hr, P, H));
+    }
+    check(recurrence_step(f, m, s, run.stream()));
+    if (call.reset_before()) {
+      run.multiply(call.at_hand(m.d_reset_h, t, H), call.at_time(d_sum, t, width, early, H),
+                   call.weight(f.w_hh + early * P, H, P));
+      check(recurrence_reset(f, m, s, run.stream()));
+    }
+    run.multiply(call.at_hand(m.d_h_in, t, P), call.at_time(d_sum, t, width, 0, early),
+                 call.weight(f.w_hh, early, P));
+  }
+  check(recurrence_end(f, m, run.stream()));
+  return out;
+}
+
+// Calls body(T()) with the type of the call's numbers.
+template <typename Body>
+auto with_number(int32_t dtype, const Body& body) {
+  if (dtype == aoti_torch_dtype_float16()) return body(__half());
+  if (dtype == aoti_torch_dtype_bfloat16()) return body(__nv_bfloat16());
+  if (dtype == aoti_torch_dtype_float32()) return body(float());
+  return body(double());
+}
+
+void recurrence(StableIValue* stack, uint64_t, uint64_t) {
+  with_readable_errors([&] {
+    ArgumentReader read(stack);
+    const RecurrenceGiven given(read);
+    const bool save = read.boolean(), return_cells = read.boolean();
+    const RecurrenceArguments a(given);
+    with_number(a.dtype, [&](auto number) {
+      return forward<decltype(number)>(a, save, return_cells);
+    }).put(stack);
+  });
+}
+
+void recurrence_backward(StableIValue* stack, uint64_t, uint64_t) {
+  with_readable_errors([&] {
+    ArgumentReader read(stack);
+    const RecurrenceGiven given(read);
+    RecurrenceCotangents d(read);
+    RecurrenceArguments a(given);
+    d.check(a);
+    with_number(a.dtype, [&](auto number) { return backward<decltype(number)>(a, d); }).put(stack);
+  });
+}
+
+}  // namespace
+}  // namespace seq2seq_ext::cuda
+
+#ifdef SEQ2SEQ_EXT_CUDA_ON_CPU
+STABLE_TORCH_LIBRARY_IMPL(seq2seq_ext, CPU, m) {
+#else
+STABLE_TORCH_LIBRARY_IMPL(seq2seq_ext, CUDA, m) {
+#endif
+  m.impl("recurrence", &seq2seq_ext::cuda::recurrence);
+  m.impl("recurrence_backward", &seq2seq_ext::cuda::recurrence_backward);
+}

@@ -1,0 +1,184 @@
+"""Parameters that layers with variants have, and their stack at the time of a call.
+
+A layer's variants are keyword arguments; :class:`~seq2seq_ext.variants.Variant` explains them.
+Beside those of ``torch.nn`` such a layer has, per layer and direction ``[k]``,
+
+- ``peephole_l[k]``: (3, H), the weights of i, f and o; coupled (2, H), of f and o;
+- ``norm_ih_l[k]``, ``norm_hh_l[k]``: (G*H,), gains of the normalized sums, whose biases are the
+  layer's own; ``norm_c_l[k]``, ``bias_c_l[k]``: (H,), gain and bias of the normalized cell;
+
+and for the whole layer ``h_0`` and ``c_0``, learnt initial states, (L*D, 1, P) and (L*D, 1, H).
+Gates of a coupled LSTM are f, g, o: its weights have 3H rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypedDict, cast
+
+import torch
+from torch import Tensor, nn
+
+from seq2seq_ext.variants import Variant
+from seq2seq_ext.variants.reference import GATES
+from seq2seq_ext.variants.stack import Direction, Stack
+
+
+class CommonVariants(TypedDict, total=False):
+    """Keyword arguments of every layer; see :class:`seq2seq_ext.variants.Variant`."""
+
+    layer_norm: bool
+    zoneout: float | tuple[float, float]
+    recurrent_dropout: float
+    recurrent_dropout_kind: str
+    weight_drop: float
+    hard_sigmoid: bool
+    residual: bool | int
+    learn_initial_state: bool
+
+
+class LSTMVariants(CommonVariants, total=False):
+    """Those of an LSTM."""
+
+    peephole: bool
+    cell_clip: float | None
+    proj_clip: float | None
+    coupled: bool
+    forget_bias: float | None
+    return_cells: bool
+
+
+def hidden_sizes(hidden_size: Any, num_layers: int) -> tuple[int, int, tuple[int, ...] | None]:
+    """The first layer's hidden size, the number of layers, and all sizes where they were listed."""
+    if not isinstance(hidden_size, (tuple, list)):
+        return hidden_size, num_layers, None
+    sizes = tuple(hidden_size)
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError(
+            f"hidden_size must be a positive number, or one for each layer, got {hidden_size}"
+        )
+    if num_layers not in (1, len(sizes)):
+        raise ValueError(
+            f"num_layers must be {len(sizes)}, the number of hidden sizes, or left out, "
+            f"got {num_layers}"
+        )
+    return sizes[0], len(sizes), sizes
+
+
+def layers_of(layer: Any) -> Iterator[tuple[int, int, int, str]]:
+    """Index of the layer, I, H and the names' ending, for each layer and direction."""
+    D = 2 if layer.bidirectional else 1
+    sizes = layer._sizes or [layer.hidden_size] * layer.num_layers
+    features = layer.input_size
+    for index, H in enumerate(sizes):
+        for suffix in ("", "_reverse")[:D]:
+            yield index, features, H, f"_l{index}{suffix}"
+        features = D * (layer.proj_size or H)
+
+
+def add_parameters(layer: Any, device: Any, dtype: torch.dtype | None) -> None:
+    """Give a layer the parameters that its variant and sizes want beside, or instead of, torch's."""
+    variant: Variant = layer._variant
+    cell: str = layer._cell
+    G, lstm = GATES[cell], cell in ("lstm", "coupled_lstm")
+
+    def add(name: str, *size: int) -> None:
+        layer.register_parameter(name, nn.Parameter(torch.empty(size, device=device, dtype=dtype)))
+
+    for _, features, H, end in layers_of(layer):
+        P = layer.proj_size or H
+        if layer._sizes is not None or cell == "coupled_lstm":
+            add("weight_ih" + end, G * H, features)
+            add("weight_hh" + end, G * H, P)
+            if layer.bias:
+                add("bias_ih" + end, G * H)
+                add("bias_hh" + end, G * H)
+            if layer.proj_size:
+                add("weight_hr" + end, P, H)
+        if variant.peephole:
+            add("peephole" + end, G - 1, H)
+        if variant.layer_norm:
+            add("norm_ih" + end, G * H)
+            add("norm_hh" + end, G * H)
+            if lstm:
+                add("norm_c" + end, H)
+                if layer.bias:
+                    add("bias_c" + end, H)
+    if variant.learn_initial_state:
+        rows, P, H = stack_of(layer).state_size
+        add("h_0", rows, 1, P)
+        if lstm:
+            add("c_0", rows, 1, H)
+
+
+@torch.no_grad()
+def reset_parameters(layer: Any) -> None:
+    """Start all parameters: weights as ``torch.nn`` does, gains at 1, initial states at 0."""
+    for _, _, H, end in layers_of(layer):
+        bound = H**-0.5
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "peephole"):
+            parameter = getattr(layer, name + end, None)
+            if parameter is not None:
+                nn.init.uniform_(parameter, -bound, bound)
+        for name in ("norm_ih", "norm_hh", "norm_c"):
+            parameter = getattr(layer, name + end, None)
+            if parameter is not None:
+                nn.init.ones_(parameter)
+        if getattr(layer, "bias_c" + end, None) is not None:
+            nn.init.zeros_(getattr(layer, "bias_c" + end))
+        if layer._variant.forget_bias is not None:
+            first = 0 if layer._variant.coupled else H
+            getattr(layer, "bias_ih" + end)[first : first + H] = layer._variant.forget_bias
+            getattr(layer, "bias_hh" + end)[first : first + H] = 0.0
+    for name in ("h_0", "c_0"):
+        if getattr(layer, name, None) is not None:
+            nn.init.zeros_(getattr(layer, name))
+
+
+def stack_of(layer: Any) -> Stack:
+    """The layer's weights and settings as they are now."""
+
+    def weight(name: str) -> Tensor | None:
+        return cast("Tensor | None", getattr(layer, name, None))
+
+    directions = [
+        Direction(
+            getattr(layer, "weight_ih" + end),
+            getattr(layer, "weight_hh" + end),
+            weight("bias_ih" + end),
+            weight("bias_hh" + end),
+            weight("weight_hr" + end),
+            *(weight(name + end) for name in Direction._fields[5:]),
+        )
+        for _, _, _, end in layers_of(layer)
+    ]
+    sizes = None
+    if layer._sizes is not None:
+        sizes = [(layer.proj_size or H, H) for H in layer._sizes]
+    return Stack(
+        directions,
+        layer._cell,
+        2 if layer.bidirectional else 1,
+        layer._variant,
+        layer.training,
+        sizes,
+        weight("h_0"),
+        weight("c_0"),
+    )
+
+
+def joined(states: Any, name: str, sizes: Sequence[int]) -> Tensor:
+    """States of layers of unequal sizes, side by side, from one tensor for each layer."""
+    if not isinstance(states, (tuple, list)) or len(states) != len(sizes):
+        raise RuntimeError(
+            f"Expected {name} to hold a Tensor for each of the {len(sizes)} layers, got "
+            + (f"{len(states)}" if isinstance(states, (tuple, list)) else type(states).__name__)
+        )
+    for index, (state, size) in enumerate(zip(states, sizes, strict=True)):
+        if not isinstance(state, Tensor):
+            raise TypeError(f"{name}[{index}] must be a Tensor, got {type(state).__name__}")
+        if state.size(-1) != size:
+            raise RuntimeError(
+                f"Expected {name}[{index}] of {size} features, got {list(state.size())}"
+            )
+    return torch.cat(list(states), dim=-1)
