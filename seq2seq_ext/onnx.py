@@ -77,8 +77,8 @@ def export(
     >>> [node.op_type for node in program.model.graph if node.op_type == "GRU"]
     ['GRU', 'GRU']
     """
-    optimizer = require("onnxscript.optimizer", extra="onnx", purpose="the export to ONNX")
     table = {**translations(), **options.pop("custom_translation_table", {})}
+    optimizer = require("onnxscript.optimizer", extra="onnx", purpose="the export to ONNX")
     try:
         program = torch.onnx.export(
             model, args, dynamo=True, custom_translation_table=table, **options
@@ -229,8 +229,8 @@ def _refuse(
         raise NotInOnnxError("proj_size: ONNX's LSTM has no projection; export a model without")
     if resets is not None:
         raise NotInOnnxError(
-            f"resets: ONNX's {name} cannot zero the state in mid-sequence; export the layer without "
-            "resets, and cut sequences where they are to be reset"
+            f"resets: ONNX's {name} cannot zero the state in mid-sequence; export without resets, "
+            "and cut sequences where they are to be reset"
         )
     if batch_sizes is not None:
         raise NotInOnnxError(

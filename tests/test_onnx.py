@@ -168,8 +168,9 @@ def test_cells(tmp_path: Path) -> None:
 
 
 def test_float64_in_the_standards_own_evaluator(tmp_path: Path) -> None:
-    """onnxruntime has no recurrent operators in float64."""
-    layers = [make(cell, I, H).double().eval() for cell in NAMES]
+    """onnxruntime has no recurrent operators in float64, and the evaluator no relu in them."""
+    names = [name for name in NAMES if name != "rnn_relu"]
+    layers = [make(cell, I, H).double().eval() for cell in names]
 
     class All(nn.Module):
         def __init__(self) -> None:
@@ -182,7 +183,7 @@ def test_float64_in_the_standards_own_evaluator(tmp_path: Path) -> None:
     x, model = torch.randn(5, 2, I, dtype=torch.float64), All()
     program = s2s.onnx.export(model, (x,), verbose=False)
     found = onnx.reference.ReferenceEvaluator(program.model_proto).run(None, {"x": x.numpy()})
-    for name, a, b in zip(NAMES, found, model(x), strict=True):
+    for name, a, b in zip(names, found, model(x), strict=True):
         torch.testing.assert_close(torch.from_numpy(a), b, rtol=0, atol=1e-14, msg=name)
 
 
@@ -287,7 +288,7 @@ def test_torchs_own_function_hands_on_the_reason() -> None:
 
 
 def test_other_errors_are_torchs() -> None:
-    with pytest.raises(torch.onnx.OnnxExporterError, match="input_size. Expected 4, got 3"):
+    with pytest.raises(torch.onnx.OnnxExporterError, match="Expected 4, got 3"):
         s2s.onnx.export(s2s.GRU(I + 1, H).eval(), (X,), verbose=False)
 
 

@@ -43,6 +43,7 @@ class _Layer(nn.RNNBase):
     torch_class: ClassVar[type[nn.RNNBase]]
     _answered_class: ClassVar[type[nn.RNNBase]]
     _packed: ops.Packed | None = None  # see seq2seq_ext.prepack
+    __prepare_scriptable__ = functional.refuse_script
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
