@@ -25,6 +25,13 @@ __all__ = ["GATE_ORDER", "NotInOnnxError", "export", "translations"]
 # r z n.
 GATE_ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 
+_OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lstm": ("LSTM", {}),
+    "gru": ("GRU", {"linear_before_reset": 1}),
+    "gru_reset_before": ("GRU", {"linear_before_reset": 0}),
+    "rnn_tanh": ("RNN", {"activations": ["Tanh"]}),
+    "rnn_relu": ("RNN", {"activations": ["Relu"]}),
+}
 _INT32 = 6  # onnx.TensorProto.INT32
 
 
@@ -148,7 +155,7 @@ def _rnn(  # type: ignore[no-untyped-def]
     """``seq2seq_ext::rnn`` without its reserve.  Annotations would tell the exporter what to check;
     there is one operator and one way to write it."""
     op: Any = require("onnxscript", extra="onnx", purpose="the export to ONNX").opset18
-    name = CELLS[cell].partition("_")[0].upper()
+    name, kind = _OPERATORS[CELLS[cell]]
     D = 2 if bidirectional else 1
     per_direction = len(weights) // (num_layers * D)
     _refuse(name, per_direction, batch_sizes, resets, dropout_mask)
@@ -156,11 +163,10 @@ def _rnn(  # type: ignore[no-untyped-def]
     attributes = {
         "hidden_size": weights[1].shape[1],
         "direction": "bidirectional" if bidirectional else "forward",
+        **kind,
     }
-    if name == "GRU":
-        attributes["linear_before_reset"] = int(CELLS[cell] == "gru")
-    if CELLS[cell] == "rnn_relu":
-        attributes["activations"] = ["Relu"] * D
+    if "activations" in kind:
+        attributes["activations"] = kind["activations"] * D
 
     def ints(*values: int) -> Any:
         return op.Constant(value_ints=values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,9 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import seq2seq_ext as s2s
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "aoti"
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "aoti"
+DOCS = ROOT / "docs" / "export.md"
 
 each_cell = pytest.mark.parametrize("cell", NAMES)
 each_strictness = pytest.mark.parametrize("strict", [False, True], ids=["nonstrict", "strict"])
@@ -157,6 +160,18 @@ def test_a_package_runs_in_cpp(make_example: Callable[[str], str]) -> None:
     for line, tensor in zip(lines, expected, strict=True):
         found = torch.tensor([float(number) for number in line.split()])
         torch.testing.assert_close(found.view(tensor.shape), tensor)
+
+
+def test_the_examples_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    if not DOCS.is_file():
+        pytest.skip("needs the source tree, not only the package")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```$", DOCS.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 6
+    namespace: dict[str, Any] = {"__name__": "docs"}
+    for block in blocks:
+        exec(compile(block, str(DOCS), "exec"), namespace)
 
 
 # TorchScript, which torch has deprecated and programs still use.
