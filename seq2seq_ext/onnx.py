@@ -42,8 +42,10 @@ class NotInOnnxError(NotImplementedError):
 def export(
     model: torch.nn.Module | torch.export.ExportedProgram,
     args: tuple[Any, ...] = (),
-    path: str | os.PathLike[str] | None = None,
+    f: str | os.PathLike[str] | None = None,
     *,
+    export_params: bool = True,
+    keep_initializers_as_inputs: bool = False,
     external_data: bool | None = None,
     **options: Any,
 ) -> torch.onnx.ONNXProgram:
@@ -56,8 +58,9 @@ def export(
     Args:
         model: in evaluation mode; parameters float32 for most runtimes, float64 is written too.
         args: example inputs.
-        path: of the file to write; None writes none.
-        external_data: whether weights go to a file of their own beside ``path``; None: where they
+        f: path of the file to write; None writes none.
+        export_params, keep_initializers_as_inputs: as for :func:`torch.onnx.export`.
+        external_data: whether weights go to a file of their own beside ``f``; None: where they
             take more than the 2 GB that one file can hold.
         options: further ones of :func:`torch.onnx.export`, such as ``kwargs``, ``dynamic_shapes``,
             ``input_names`` and ``output_names``.
@@ -85,7 +88,7 @@ def export(
     ['GRU', 'GRU']
     """
     table = {**translations(), **options.pop("custom_translation_table", {})}
-    optimizer = require("onnxscript.optimizer", extra="onnx", purpose="the export to ONNX")
+    optimizer = _require("onnxscript.optimizer")
     try:
         program = torch.onnx.export(
             model, args, dynamo=True, custom_translation_table=table, **options
@@ -102,8 +105,13 @@ def export(
         program.model, output_size_limit=sys.maxsize, should_fold=_is_part_of_a_layer
     )
     optimizer.remove_unused_nodes(program.model)
-    if path is not None:
-        program.save(path, external_data=external_data)
+    if f is not None:
+        program.save(
+            f,
+            include_initializers=export_params,
+            keep_initializers_as_inputs=keep_initializers_as_inputs,
+            external_data=external_data,
+        )
     return program
 
 
@@ -126,8 +134,12 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     ...     verbose=False,
     ... )
     """
-    require("onnxscript", extra="onnx", purpose="the export to ONNX")
+    _require("onnxscript")
     return {rnn_op: _rnn}
+
+
+def _require(module: str) -> Any:
+    return require(module, extra="onnx", purpose="the export to ONNX")
 
 
 def _is_part_of_a_layer(node: Any) -> bool:
@@ -152,9 +164,11 @@ def _rnn(  # type: ignore[no-untyped-def]
     dropout_mask=None,
     allow_tf32=False,
 ):
-    """``seq2seq_ext::rnn`` without its reserve.  Annotations would tell the exporter what to check;
-    there is one operator and one way to write it."""
-    op: Any = require("onnxscript", extra="onnx", purpose="the export to ONNX").opset18
+    """``seq2seq_ext::rnn`` without its reserve, which only backward reads.
+
+    Annotations would tell the exporter for which arguments to choose this function; it is for all.
+    """
+    op = _require("onnxscript").opset18
     name, kind = _OPERATORS[CELLS[cell]]
     D = 2 if bidirectional else 1
     per_direction = len(weights) // (num_layers * D)
@@ -213,7 +227,7 @@ def _rnn(  # type: ignore[no-untyped-def]
         else:  # (T, D, B, H) to (T, B, D*H)
             x = op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), ints(0, 0, -1))
         if empty_rows is not None and h_0 is not None:
-            # The standard does not say what the state after no step is, and runtimes say 0.
+            # The standard does not say what the state after no step is, and onnxruntime says 0.
             final = [
                 op.Where(empty_rows, before, after)
                 for before, after in zip(given, final, strict=True)
