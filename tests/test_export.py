@@ -10,14 +10,13 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from layer_cases import CELL_IDS, CELLS, NAMES, Between, make, random_state, states
+from layer_cases import CELL_IDS, CELLS, NAMES, Between, make, states
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -26,6 +25,9 @@ import seq2seq_ext as s2s
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "aoti"
 DOCS = ROOT / "docs" / "export.md"
+
+CXX = os.environ.get("CXX", "g++")
+SIZES = [(5, 3), (2, 6), (1, 1), (9, 2)]  # T, B
 
 each_cell = pytest.mark.parametrize("cell", NAMES)
 each_strictness = pytest.mark.parametrize("strict", [False, True], ids=["nonstrict", "strict"])
@@ -51,40 +53,45 @@ def test_exports_with_any_number_of_steps_and_sequences(cell: str, strict: bool)
     torch.testing.assert_close(torch.export.load(file).module()(x), model(x))
 
 
-class Stream(nn.Module):
-    """A layer of one cell with everything that a call can give it, and the state it returns."""
+class Everything(nn.Module):
+    """A layer of each kind with everything that a call can give it, and each cell."""
 
-    def __init__(self, cell: str) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.layer = make(cell, 3, 4, 2, bidirectional=True)
+        self.layers = nn.ModuleList(make(cell, 3, 4, 2, bidirectional=True) for cell in NAMES)
+        self.cells = nn.ModuleList(ours(3, 4) for ours, _ in CELLS)
 
     def forward(
-        self, x: Tensor, hx: Any, lengths: Tensor, resets: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
-        y, state = self.layer(x, hx, lengths=lengths, resets=resets)
-        return y, states(state)
+        self, x: Tensor, h_0: Tensor, c_0: Tensor, lengths: Tensor, resets: Tensor
+    ) -> list[Tensor]:
+        outputs: list[Tensor] = []
+        for layer in self.layers:
+            hx = (h_0, c_0) if layer.mode == "LSTM" else h_0
+            y, state = layer(x, hx, lengths=lengths, resets=resets)
+            outputs.extend([y, *states(state)])
+        for cell in self.cells:
+            outputs.extend(states(cell(x[0])))
+        return outputs
 
 
-def stream_arguments(model: Stream, T: int, B: int) -> tuple[Any, ...]:
-    hx = random_state(model.layer, B)
-    return torch.randn(T, B, 3), hx, torch.randint(0, T + 1, (B,)), torch.rand(T, B) < 0.3
+def arguments(T: int, B: int) -> tuple[Tensor, ...]:
+    state = torch.randn(2, 4, B, 4).unbind()
+    return torch.randn(T, B, 3), *state, torch.randint(T + 1, (B,)), torch.rand(T, B) < 0.3
+
+
+def export(model: Everything, strict: bool = False) -> torch.export.ExportedProgram:
+    T, B = torch.export.Dim("T"), torch.export.Dim("B")
+    shapes = ({0: T, 1: B}, {1: B}, {1: B}, {0: B}, {0: T, 1: B})
+    return torch.export.export(model, arguments(5, 3), dynamic_shapes=shapes, strict=strict)
 
 
 @each_strictness
-@each_cell
-def test_exports_with_states_lengths_and_resets(cell: str, strict: bool) -> None:
-    model = Stream(cell)
-    T, B = torch.export.Dim("T"), torch.export.Dim("B")
-    state = ({1: B}, {1: B}) if cell == "lstm" else {1: B}
-    program = torch.export.export(
-        model,
-        stream_arguments(model, 5, 3),
-        dynamic_shapes=({0: T, 1: B}, state, {0: B}, {0: T, 1: B}),
-        strict=strict,
-    )
-    for size in [(5, 3), (2, 6), (1, 1), (9, 2)]:
-        arguments = stream_arguments(model, *size)
-        torch.testing.assert_close(program.module()(*arguments), model(*arguments))
+def test_exports_states_lengths_resets_and_cells(strict: bool) -> None:
+    model = Everything()
+    module = export(model, strict).module()
+    for size in SIZES:
+        given = arguments(*size)
+        torch.testing.assert_close(module(*given), model(*given))
 
 
 def test_a_packed_sequence_is_not_exported() -> None:
@@ -103,6 +110,19 @@ def test_a_packed_sequence_is_not_exported() -> None:
 # Packages of AOTInductor.
 
 
+def test_a_package_runs_in_python(tmp_path: Path) -> None:
+    if shutil.which(CXX) is None:
+        pytest.skip(f"needs {CXX}")
+    model = Everything()
+    path = torch._inductor.aoti_compile_and_package(
+        export(model), package_path=str(tmp_path / "model.pt2")
+    )
+    package = torch._inductor.aoti_load_package(path)
+    for size in SIZES:
+        given = arguments(*size)
+        torch.testing.assert_close(package(*given), model(*given))
+
+
 def example() -> ModuleType:
     spec = importlib.util.spec_from_file_location("aoti_example", EXAMPLE / "package.py")
     assert spec is not None
@@ -112,52 +132,31 @@ def example() -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def make_example(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Makes a target of the example's Makefile, OUT being its folder, and returns what it says."""
+def test_a_package_runs_in_cpp(tmp_path: Path) -> None:
+    """The example's Makefile packages the model, compiles the program and runs it."""
     if not EXAMPLE.is_dir():
         pytest.skip("needs the source tree, not only the package")
-    for program in ("make", os.environ.get("CXX", "g++")):
-        if shutil.which(program) is None:
-            pytest.skip(f"needs {program}")
-    folder = tmp_path_factory.mktemp("aoti")
-    package = Path(s2s.__file__).parents[1]
-    path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
-
-    def make_target(target: str) -> str:
-        result = subprocess.run(
-            ["make", f"PYTHON={sys.executable}", f"OUT={folder}", "CXXFLAGS=-O0", target],
-            cwd=EXAMPLE,
-            env={**os.environ, "PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == 0, result.stderr
-        return result.stdout
-
-    return make_target
-
-
-def test_a_package_runs_in_python(make_example: Callable[[str], str]) -> None:
-    path = make_example("package").splitlines()[-1]
-    model, package = example().make(), torch._inductor.aoti_load_package(path)
-    for T, B in [(6, 3), (9, 5), (1, 1), (2, 12)]:
-        x, lengths = torch.randn(T, B, 8), torch.randint(0, T + 1, (B,))
-        with torch.no_grad():
-            expected = model(x, lengths)
-        torch.testing.assert_close(tuple(package(x, lengths)), expected)
-
-
-def test_a_package_runs_in_cpp(make_example: Callable[[str], str]) -> None:
     if not sysconfig.get_config_var("Py_ENABLE_SHARED"):
         pytest.skip("this Python has no shared library, which the extension module needs in C++")
-    lines = make_example("run").splitlines()[-3:]
+    for program in ("make", CXX):
+        if shutil.which(program) is None:
+            pytest.skip(f"needs {program}")
+    package = Path(s2s.__file__).parents[1]
+    path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
+    result = subprocess.run(
+        ["make", f"PYTHON={sys.executable}", f"OUT={tmp_path}", f"CXX={CXX}", "CXXFLAGS=-O0"],
+        cwd=EXAMPLE,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
     T, B = 7, 4
     x = torch.linspace(-1, 1, T * B * 8).view(T, B, 8)
     with torch.no_grad():
         expected = example().make()(x, torch.arange(B) % (T + 1))
-    for line, tensor in zip(lines, expected, strict=True):
+    for line, tensor in zip(result.stdout.splitlines()[-3:], expected, strict=True):
         found = torch.tensor([float(number) for number in line.split()])
         torch.testing.assert_close(found.view(tensor.shape), tensor)
 
@@ -196,26 +195,26 @@ def test_script_says_what_to_use_instead(module: nn.Module) -> None:
 
 
 @torch_script
-@each_cell
-def test_traces_serve_any_size_with_and_without_gradients(cell: str) -> None:
-    model = Stream(cell)
+def test_traces_serve_any_size_with_and_without_gradients() -> None:
+    model = Everything()
     with torch.no_grad():
-        traced = torch.jit.trace(model, stream_arguments(model, 5, 3))
+        traced = torch.jit.trace(model, arguments(5, 3))
     file = io.BytesIO()
     torch.jit.save(traced, file)
     file.seek(0)
     loaded = torch.jit.load(file)
-    for size in [(5, 3), (2, 6), (1, 1), (9, 2)]:
-        arguments = stream_arguments(model, *size)
-        expected = model(*arguments)
+
+    def gradients(module: Any, outputs: list[Tensor]) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(sum(y.sin().sum() for y in outputs), module.parameters())
+
+    for size in SIZES:
+        given = arguments(*size)
+        expected = model(*given)
         with torch.no_grad():
-            torch.testing.assert_close(traced(*arguments), expected)
-        found = loaded(*arguments)
+            torch.testing.assert_close(traced(*given), expected)
+        found = loaded(*given)
         torch.testing.assert_close(found, expected)
-        torch.testing.assert_close(
-            torch.autograd.grad(found[0].sin().sum(), loaded.parameters()),
-            torch.autograd.grad(expected[0].sin().sum(), model.parameters()),
-        )
+        torch.testing.assert_close(gradients(loaded, found), gradients(model, expected))
 
 
 @torch_script
@@ -227,11 +226,3 @@ def test_a_trace_draws_the_same_dropout() -> None:
     found = traced(x)
     torch.manual_seed(1)
     torch.testing.assert_close(found, layer(x))
-
-
-@torch_script
-@pytest.mark.parametrize(("ours", "theirs"), CELLS, ids=CELL_IDS)
-def test_traces_of_cells(ours: Any, theirs: Any) -> None:
-    cell = ours(3, 4)
-    traced, x = torch.jit.trace(cell, (torch.randn(2, 3),)), torch.randn(5, 3)
-    torch.testing.assert_close(traced(x), cell(x))

@@ -3,8 +3,8 @@
 //   main model.pt2 T B library...
 //
 // The libraries are loaded first. That of this package, _C.*.so, defines its operators; it is also
-// a module of Python, so libpython has to come before it, though no interpreter is started. The
-// last may be _cuda.so. Prints the values of each output on a line.
+// a module of Python, so libpython has to come before it, though no interpreter is started. Prints
+// the values of each output on a line.
 #include <ATen/ops/arange.h>
 #include <ATen/ops/linspace.h>
 #include <c10/core/InferenceMode.h>
