@@ -222,7 +222,7 @@ def test_the_table_serves_torchs_own_function(tmp_path: Path) -> None:
 
 
 def test_a_model_around_a_layer(tmp_path: Path) -> None:
-    """Embeddings, a projection, and weights that are computed."""
+    """Embeddings, a projection, and weights that are computed, as torch.export has them."""
 
     class Tagger(nn.Module):
         def __init__(self) -> None:
@@ -237,13 +237,13 @@ def test_a_model_around_a_layer(tmp_path: Path) -> None:
             return self.output(self.encoder(self.embedding(tokens), lengths=lengths)[0])
 
     model, path = Tagger().eval(), tmp_path / "model.onnx"
-    s2s.onnx.export(
+    T, B = torch.export.Dim("T"), torch.export.Dim("B")
+    program = torch.export.export(
         model,
         (torch.zeros(2, 5, dtype=torch.int64), torch.tensor([5, 2])),
-        path,
-        dynamic_shapes=({0: "B", 1: "T"}, {0: "B"}),
-        verbose=False,
+        dynamic_shapes=({0: B, 1: T}, {0: B}),
     )
+    s2s.onnx.export(program, f=path, verbose=False)
     tokens, lengths = torch.randint(11, (4, 6)), torch.tensor([6, 0, 3, 1])
     with torch.no_grad():
         expected = model(tokens, lengths)
