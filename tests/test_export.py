@@ -79,6 +79,10 @@ def arguments(T: int, B: int) -> tuple[Tensor, ...]:
     return torch.randn(T, B, 3), *state, torch.randint(T + 1, (B,)), torch.rand(T, B) < 0.3
 
 
+def gradients(module: Any, outputs: list[Tensor]) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(sum(y.sin().sum() for y in outputs), module.parameters())
+
+
 def export(model: Everything, strict: bool = False) -> torch.export.ExportedProgram:
     T, B = torch.export.Dim("T"), torch.export.Dim("B")
     shapes = ({0: T, 1: B}, {1: B}, {1: B}, {0: B}, {0: T, 1: B})
@@ -91,7 +95,17 @@ def test_exports_states_lengths_resets_and_cells(strict: bool) -> None:
     module = export(model, strict).module()
     for size in SIZES:
         given = arguments(*size)
-        torch.testing.assert_close(module(*given), model(*given))
+        found, expected = module(*given), model(*given)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(gradients(module, found), gradients(model, expected))
+
+
+def test_a_program_exported_without_gradients_says_so() -> None:
+    with torch.no_grad():
+        program = torch.export.export(s2s.GRU(3, 4), (torch.randn(5, 2, 3),))
+    y, _ = program.module()(torch.randn(5, 2, 3))
+    with pytest.raises(RuntimeError, match=r"save: expected True for a call .* differentiated"):
+        y.sum().backward()
 
 
 def test_a_packed_sequence_is_not_exported() -> None:
@@ -203,9 +217,6 @@ def test_traces_serve_any_size_with_and_without_gradients() -> None:
     torch.jit.save(traced, file)
     file.seek(0)
     loaded = torch.jit.load(file)
-
-    def gradients(module: Any, outputs: list[Tensor]) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(sum(y.sin().sum() for y in outputs), module.parameters())
 
     for size in SIZES:
         given = arguments(*size)
