@@ -79,8 +79,11 @@ def arguments(T: int, B: int) -> tuple[Tensor, ...]:
     return torch.randn(T, B, 3), *state, torch.randint(T + 1, (B,)), torch.rand(T, B) < 0.3
 
 
-def gradients(module: Any, outputs: list[Tensor]) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(sum(y.sin().sum() for y in outputs), module.parameters())
+def gradients(module: Any, outputs: list[Tensor]) -> dict[str, Tensor]:
+    """By the parameters' names, for programs have them in another order."""
+    names, parameters = zip(*module.named_parameters(), strict=True)
+    found = torch.autograd.grad(sum(y.sin().sum() for y in outputs), parameters)
+    return dict(zip(names, found, strict=True))
 
 
 def export(model: Everything, strict: bool = False) -> torch.export.ExportedProgram:
