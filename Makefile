@@ -27,6 +27,7 @@ BUILD_EXT = PATH="$(abspath $(BIN)):$$PATH" python setup.py --quiet build_ext --
 BUILD_FILES := pyproject.toml setup.py CMakeLists.txt $(wildcard cmake/* build_tools/*.py)
 CXX_FILES := $(wildcard $(foreach suffix,cpp h cu cuh,csrc/*.$(suffix) csrc/*/*.$(suffix) \
 	csrc/*/*/*.$(suffix)))
+FORMATTED_FILES := $(CXX_FILES) $(wildcard examples/*/*.cpp)
 
 # Stamps: an empty file in the environment per step that is done.
 TORCH_STAMP := $(VENV)/.stamp-$(subst /,-,$(subst =,-,$(firstword $(TORCH))))
@@ -84,13 +85,13 @@ sanitize: $(DEV_STAMP) ## the kernel tests under sanitizers: addresses, undefine
 lint: $(DEV_STAMP) ## ruff, clang-format and mypy --strict; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	$(BIN)/clang-format --dry-run -Werror $(FORMATTED_FILES)
 	$(BIN)/mypy --strict seq2seq_ext benchmarks
 
 format: $(DEV_STAMP) ## let ruff and clang-format write
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CXX_FILES)
+	$(BIN)/clang-format -i $(FORMATTED_FILES)
 
 bench: $(EXTENSION_STAMP) ## ours, the peers and the machine's limits; BENCH_ARGS="--shapes quick" chooses
 	$(BIN)/seq2seq-ext bench $(BENCH_ARGS)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch  # loads the libraries that the extension is linked with
 
-from seq2seq_ext import _C, cuda_planning, functional, reference
+from seq2seq_ext import _C, cuda_planning, functional, onnx, reference
 from seq2seq_ext._C import available_cpu_isas, cpu_isa, set_cpu_isa
 from seq2seq_ext.cuda_planning import CudaDevice, CudaPlan, explain_cuda_plan, set_cuda_plan
 from seq2seq_ext.models import Decoder, Encoder, Seq2Seq, Seq2SeqConfig
@@ -53,6 +53,7 @@ __all__ = [
     "explain_cuda_plan",
     "explain_plan",
     "functional",
+    "onnx",
     "prepack",
     "reference",
     "replace_modules",

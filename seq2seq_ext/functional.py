@@ -14,7 +14,7 @@ layers, D directions.  For the equations see :mod:`seq2seq_ext.reference`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -257,6 +257,11 @@ def run(
     batch_sizes = sorted_indices = unsorted_indices = None
     single = False
     if isinstance(input, PackedSequence):
+        if torch.compiler.is_exporting():
+            raise RuntimeError(
+                f"{_name(cell)}: Expected padded input and lengths in a model that is exported, "
+                "got a PackedSequence, whose batch_sizes are not known then"
+            )
         x, batch_sizes, sorted_indices, unsorted_indices = input
         if lengths is not None:
             raise ValueError("lengths is for dense input; a PackedSequence has its own lengths")
@@ -405,6 +410,16 @@ def run(
             return steps.transpose(0, 1) if batch_first else steps
 
     return returned(y), h_n, c_n, None if cells is None else returned(cells)
+
+
+def refuse_script(module: torch.nn.Module) -> NoReturn:
+    """Tell who calls ``torch.jit.script`` what to use: a module's ``__prepare_scriptable__``."""
+    raise RuntimeError(
+        f"torch.jit.script cannot compile {type(module).__name__} of seq2seq_ext. Use "
+        "torch.compile, torch.export (AOTInductor runs its programs from C++), "
+        "seq2seq_ext.onnx.export or torch.jit.trace; seq2seq_ext.restore_modules(model) gives "
+        "back the layers of torch.nn"
+    )
 
 
 def _name(cell: str) -> str:

@@ -178,6 +178,9 @@ def _call(
     the layer.
     """
     save = torch.is_grad_enabled() and require_grad(x, h_0, c_0, weights)
+    if special and not torch.compiler.is_compiling() and torch._C._is_tracing():
+        # A trace is called with and without gradients.
+        save = require_grad(x, h_0, c_0, weights)
     if not x.is_cpu and x.dtype == torch.float32 and tf32_allowed():
         sequence = (*(sequence or (None,) * 4), True)
     rest = (None, 0, *sequence) if sequence else ()

@@ -54,6 +54,21 @@ def states(hx: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return [hx] if isinstance(hx, Tensor) else list(hx)
 
 
+class Between(nn.Module):
+    """A layer between others, and what a step of training makes of it."""
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        D = 2 if layer.bidirectional else 1
+        self.before = nn.Linear(5, layer.input_size)
+        self.layer = layer
+        self.after = nn.Linear(D * layer.hidden_size, 2)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        y, _ = self.layer(self.before(x), lengths=lengths)
+        return self.after(y)
+
+
 @dataclass
 class Problem:
     """One call of a layer: its weights and input as leaves, in one dtype.

@@ -1,4 +1,4 @@
-"""What people do to a layer beside calling it: copy, store, move, parametrize, thread, compile."""
+"""What people do to a layer beside calling it: copy, store, move, parametrize and thread it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from layer_cases import CELL_IDS, CELLS, LAYER_IDS, LAYERS, NAMES, make, random_state, states
+from layer_cases import LAYER_IDS, LAYERS, NAMES, make, random_state, states
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.data import DataLoader, Dataset
 
 import seq2seq_ext.nn as fused
-from seq2seq_ext import ops
 
 both_kinds = pytest.mark.parametrize(("ours", "theirs"), LAYERS, ids=LAYER_IDS)
 each_cell = pytest.mark.parametrize("cell", NAMES)
@@ -529,130 +528,3 @@ def test_in_the_workers_of_a_data_loader(context: str) -> None:
         )
         found = torch.cat(list(loader))
     torch.testing.assert_close(found, expected)
-
-
-# Compilers.
-
-
-class Model(nn.Module):
-    """A layer between others, and what a step of training makes of it."""
-
-    def __init__(self, layer: nn.RNNBase) -> None:
-        super().__init__()
-        D = 2 if layer.bidirectional else 1
-        self.before = nn.Linear(5, layer.input_size)
-        self.layer = layer
-        self.after = nn.Linear(D * layer.hidden_size, 2)
-
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        y, _ = self.layer(self.before(x), lengths=lengths)
-        return self.after(y)
-
-
-@pytest.mark.parametrize("with_lengths", [False, True], ids=["dense", "lengths"])
-@each_cell
-def test_compiles_as_one_graph_for_all_sizes(cell: str, with_lengths: bool) -> None:
-    from torch._dynamo.testing import CompileCounterWithBackend
-
-    torch._dynamo.reset()
-    model = Model(make(cell, 3, 4, 2, bidirectional=True, batch_first=True))
-    counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
-    compilations = set()
-    for T, B in [(6, 3), (9, 4), (4, 7)]:
-        x = torch.randn(B, T, 5)
-        lengths = torch.randint(0, T + 1, (B,)) if with_lengths else None
-        found, expected = compiled(x, lengths), model(x, lengths)
-        torch.testing.assert_close(found, expected)
-        grads = torch.autograd.grad(found.square().sum(), model.parameters())
-        torch.testing.assert_close(
-            grads, torch.autograd.grad(expected.square().sum(), model.parameters())
-        )
-        compilations.add(counter.frame_count)
-    assert len(compilations) == 1, "another size was compiled anew"
-    nodes = [str(node.target) for node in counter.graphs[-1].graph.nodes]
-    assert sum("seq2seq_ext.rnn" in name for name in nodes) == 1
-
-
-def test_compiles_with_dropout_and_resets() -> None:
-    torch._dynamo.reset()
-    layer = fused.GRU(3, 4, 3, dropout=0.5)
-    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
-    for T in (5, 8):
-        x, resets = torch.randn(T, 2, 3), torch.rand(T, 2) < 0.3
-        torch.manual_seed(1)
-        found = compiled(x, resets=resets)[0]
-        torch.manual_seed(1)
-        torch.testing.assert_close(found, layer(x, resets=resets)[0])
-
-
-@pytest.mark.parametrize(("ours", "theirs"), CELLS, ids=CELL_IDS)
-def test_cells_compile_as_one_graph(ours: Any, theirs: Any) -> None:
-    torch._dynamo.reset()
-    cell = ours(3, 4)
-    compiled = torch.compile(cell, fullgraph=True, dynamic=True, backend="aot_eager")
-    for B in (2, 5):
-        x = torch.randn(B, 3)
-        torch.testing.assert_close(compiled(x), cell(x))
-
-
-def test_parametrized_layers_run_under_compile() -> None:
-    torch._dynamo.reset()
-    layer, x = fused.LSTM(3, 4), torch.randn(5, 2, 3)
-    parametrizations.weight_norm(layer, "weight_hh_l0")
-    model = Model(layer)
-    compiled = torch.compile(model, backend="aot_eager")
-    x = torch.randn(5, 2, 5)
-    torch.testing.assert_close(compiled(x), model(x))
-
-
-@pytest.mark.parametrize("strict", [False, True], ids=["nonstrict", "strict"])
-@each_cell
-def test_exports_with_any_number_of_steps_and_sequences(cell: str, strict: bool) -> None:
-    model = Model(make(cell, 3, 4, 2, bidirectional=True, batch_first=True)).eval()
-    steps, batch = torch.export.Dim("steps", min=2), torch.export.Dim("batch", min=2)
-    program = torch.export.export(
-        model, (torch.randn(3, 6, 5),), dynamic_shapes=({0: batch, 1: steps},), strict=strict
-    )
-    names = [str(n.target) for n in program.graph.nodes if n.op == "call_function"]
-    assert sum("seq2seq_ext.rnn" in name for name in names) == 1
-    for size in [(2, 9, 5), (7, 4, 5)]:
-        x = torch.randn(size)
-        torch.testing.assert_close(program.module()(x), model(x))
-    file = io.BytesIO()
-    torch.export.save(program, file)
-    file.seek(0)
-    x = torch.randn(4, 3, 5)
-    torch.testing.assert_close(torch.export.load(file).module()(x), model(x))
-
-
-@each_cell
-def test_operator_passes_opcheck(cell: str) -> None:
-    from torch.library import opcheck
-
-    for options in (
-        {},
-        {"lengths": torch.tensor([5, 0, 3])},
-        {"resets": torch.rand(5, 3) < 0.4},
-    ):
-        layer = make(cell, 3, 4, 2, bidirectional=True)
-        hx = [s.requires_grad_() for s in states(random_state(layer, 3))]
-        x = torch.randn(5, 3, 3, requires_grad=True)
-        arguments = (
-            x,
-            hx[0],
-            hx[1] if len(hx) == 2 else None,
-            list(layer.parameters()),
-            ops.CELLS.index(cell),
-            2,
-            True,
-            True,
-        )
-        checks = ["test_schema", "test_autograd_registration", "test_faketensor"]
-        if "lengths" not in options:
-            # This one compares every output, and with lengths the reserve, which is sized for the
-            # longest that they could be, has an end that nobody writes or reads. What compiled
-            # layers compute from lengths has a test of its own.
-            checks.append("test_aot_dispatch_dynamic")
-        results = opcheck(torch.ops.seq2seq_ext.rnn.default, arguments, options, test_utils=checks)
-        assert set(results.values()) == {"SUCCESS"}

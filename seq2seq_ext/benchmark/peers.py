@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from seq2seq_ext.benchmark.timing import Call
 from seq2seq_ext.data.extras import require
+from seq2seq_ext.onnx import GATE_ORDER
 
-# The order in which ONNX wants the gates that torch has in the order i f g o, and r z n.
-_GATE_ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN_TANH": (0,), "RNN_RELU": (0,)}
 _OPSET, _IR_VERSION = 17, 8
 
 
@@ -81,6 +80,7 @@ def onnx_model(layer: nn.RNNBase, inputs: dict[str, Tensor], outputs: dict[str, 
     D = 2 if layer.bidirectional else 1
     T, B, _ = inputs["x"].shape
     H = layer.hidden_size
+    operator = layer.mode.partition("_")[0]
     initializers = []
     nodes = []
 
@@ -92,7 +92,7 @@ def onnx_model(layer: nn.RNNBase, inputs: dict[str, Tensor], outputs: dict[str, 
         return name
 
     def weights(kind: str, l: int) -> Tensor:
-        order = _GATE_ORDER[layer.mode]
+        order = GATE_ORDER[operator]
         directions = []
         for suffix in ("", "_reverse")[:D]:
             value = getattr(layer, f"{kind}_l{l}{suffix}").detach()
@@ -135,7 +135,6 @@ def onnx_model(layer: nn.RNNBase, inputs: dict[str, Tensor], outputs: dict[str, 
             options["linear_before_reset"] = 1
         if layer.mode == "RNN_RELU":
             options["activations"] = ["Relu"] * D
-        operator = layer.mode.partition("_")[0]
         nodes.append(
             helper.make_node(operator, operands, results, name=f"{operator}_{l}", **options)
         )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seq2seq_ext import ops
+from seq2seq_ext import functional, ops
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
 
@@ -45,6 +45,7 @@ class LSTMCell(nn.LSTMCell):
     """
 
     _packed: ops.Packed | None = None  # see seq2seq_ext.prepack
+    __prepare_scriptable__ = functional.refuse_script
 
     def forward(self, input: Tensor, hx: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Take one step.
@@ -98,6 +99,7 @@ class GRUCell(nn.GRUCell):
     """
 
     _packed: ops.Packed | None = None  # see seq2seq_ext.prepack
+    __prepare_scriptable__ = functional.refuse_script
     reset_after: bool = True  # on the class too, for cells that began as an nn.GRUCell
 
     def __init__(
@@ -139,6 +141,7 @@ class RNNCell(nn.RNNCell):
     """
 
     _packed: ops.Packed | None = None  # see seq2seq_ext.prepack
+    __prepare_scriptable__ = functional.refuse_script
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Take one step: as :meth:`LSTMCell.forward`, with ``hx`` (B, H) or (H,) and no c."""

@@ -52,6 +52,7 @@ class _Layer(nn.RNNBase):
     # None in a plain layer, as in those that began as torch.nn's.
     _variant: Variant | None = None
     _sizes: tuple[int, ...] | None = None  # of the layers, where they were listed
+    __prepare_scriptable__ = functional.refuse_script
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
