@@ -14,6 +14,7 @@ import time
 
 import gymnasium as gym
 import numpy as np
+import torch
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -67,7 +68,9 @@ def main() -> None:
     parser.add_argument("--environments", type=int, default=8)
     parser.add_argument("--horizon", type=int, default=128, help="steps between two updates")
     parser.add_argument("--hidden-size", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     for resets in (False, True):
         train(arguments, resets=resets)
 

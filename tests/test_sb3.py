@@ -177,11 +177,13 @@ def test_what_cannot_be_done_is_named() -> None:
     class Halving(nn.LSTM):
         pass
 
-    with pytest.raises(TypeError, match="must be a RecurrentActorCriticPolicy .* got RecurrentPPO"):
+    with pytest.raises(
+        TypeError, match=r"must be a RecurrentActorCriticPolicy .* got RecurrentPPO"
+    ):
         use_resets(ppo())  # type: ignore[type-var]
     policy = ppo().policy
     policy.lstm_critic = Halving(2, 32)
-    with pytest.raises(ValueError, match="policy: expected LSTMs .* but .*Halving is a subclass"):
+    with pytest.raises(ValueError, match=r"policy: expected LSTMs .* but .*Halving is a subclass"):
         use_resets(policy)
 
 
