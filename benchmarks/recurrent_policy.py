@@ -84,7 +84,12 @@ def main() -> None:
     print(f"| H | work | {SB3}, ms | {OURS}, ms | ratio | at the limit | others used |")
     print("| ---: | --- | ---: | ---: | ---: | ---: | ---: |")
     for H, work in product(options.hidden_sizes, WORKS):
-        shape = Shape(H, options.environments, options.time_steps, options.input_size)
+        shape = Shape(
+            hidden_size=H,
+            batch_size=options.environments,
+            time_steps=options.time_steps,
+            input_size=options.input_size,
+        )
         task = Task(kind="resets", cell="LSTM", work=work, shape=shape)
         sides = entrants(task)
         check(sides, shape)
