@@ -91,6 +91,32 @@ def test_computed_weights_train_as_in_torch(
     assert sorted(layer.state_dict()) == sorted(ours(3, 4, 2).state_dict())
 
 
+class Counted(nn.Module):
+    """A parametrization that changes nothing, and counts."""
+
+    calls = 0
+
+    def forward(self, weight: Tensor) -> Tensor:
+        self.calls += 1
+        return weight.clone()
+
+
+@pytest.mark.parametrize("form", ["dense", "resets"])
+@each_cell
+def test_a_weight_is_computed_once_a_call(cell: str, form: str) -> None:
+    """So what changes whenever it is computed, a spectral norm's vector, goes one step a call."""
+    layer, x = make(cell, 3, 4), torch.randn(5, 2, 3)
+    options = {"resets": torch.rand(5, 2) < 0.3} if form == "resets" else {}
+    counted = Counted()
+    parametrize.register_parametrization(layer, NAME, counted)
+    counted.calls = 0
+    layer(x, **options)[0].sum().backward()
+    assert counted.calls == 1
+    with torch.no_grad():
+        layer(x, **options)
+    assert counted.calls == 2
+
+
 @both_kinds
 def test_a_parametrization_is_of_one_layer_and_copied_with_it(ours: Any, theirs: Any) -> None:
     layer, x = ours(3, 4), torch.randn(5, 2, 3)
