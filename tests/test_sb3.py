@@ -180,7 +180,7 @@ def test_what_cannot_be_done_is_named() -> None:
     with pytest.raises(
         TypeError, match=r"must be a RecurrentActorCriticPolicy .* got RecurrentPPO"
     ):
-        use_resets(ppo())  # type: ignore[type-var]
+        use_resets(ppo())
     policy = ppo().policy
     policy.lstm_critic = Halving(2, 32)
     with pytest.raises(ValueError, match=r"policy: expected LSTMs .* but .*Halving is a subclass"):
