@@ -27,6 +27,7 @@ from seq2seq_ext.cli.numbers import positive_int
 from seq2seq_ext.integrations.sb3 import process_sequence
 
 SB3 = "sb3-contrib"
+MOST_SECONDS = 60.0  # of a row, on a machine that others use
 NAMES = {INFERENCE: "forward", TRAINING: "forward and backward"}
 
 
@@ -66,7 +67,7 @@ def main() -> None:
         )
 
     add("--time-steps", 128, "steps of a sequence")
-    add("--environments", 8, "sequences")
+    add("--environments", [2, 8], "sequences", nargs="+")
     add("--input-size", 64, "features of a step")
     add("--hidden-sizes", [64, 128, 256], "hidden units", nargs="+")
     add("--threads", torch.get_num_threads(), "threads of torch")
@@ -77,16 +78,16 @@ def main() -> None:
     machine = description()
     print(
         f"{machine['processor']}, {machine['instruction set']}, {options.threads} threads, torch "
-        f"{torch.__version__}; T {options.time_steps}, B {options.environments}, "
-        f"I {options.input_size}. Best and median of {options.repeats} turns or more; the ratio at "
+        f"{torch.__version__}; T {options.time_steps}, I {options.input_size}. "
+        f"Best and median of {options.repeats} turns; the ratio at "
         "the limit is that of their best to the least time that this machine can take.\n"
     )
-    print(f"| H | work | {SB3}, ms | {OURS}, ms | ratio | at the limit | others used |")
-    print("| ---: | --- | ---: | ---: | ---: | ---: | ---: |")
-    for H, work in product(options.hidden_sizes, WORKS):
+    print(f"| B | H | work | {SB3}, ms | {OURS}, ms | ratio | at the limit | others used |")
+    print("| ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |")
+    for B, H, work in product(options.environments, options.hidden_sizes, WORKS):
         shape = Shape(
             hidden_size=H,
-            batch_size=options.environments,
+            batch_size=B,
             time_steps=options.time_steps,
             input_size=options.input_size,
         )
@@ -94,7 +95,9 @@ def main() -> None:
         sides = entrants(task)
         check(sides, shape)
         others = OtherPrograms()
-        theirs, ours = take_turns([side.call for side in sides], repeats=options.repeats)
+        theirs, ours = take_turns(
+            [side.call for side in sides], repeats=options.repeats, most_seconds=MOST_SECONDS
+        )
         cores = others.cores_used()
         weight_bytes = task.recurrent_weights * task.dtype.itemsize
         least = sum(
@@ -102,7 +105,7 @@ def main() -> None:
             for each in task.passes
         )
         print(
-            f"| {H} | {NAMES[work]} "
+            f"| {B} | {H} | {NAMES[work]} "
             f"| {1e3 * theirs.best:.2f} / {1e3 * theirs.median:.2f} "
             f"| {1e3 * ours.best:.2f} / {1e3 * ours.median:.2f} "
             f"| {theirs.best / ours.best:.1f}x / {theirs.median / ours.median:.1f}x "
