@@ -77,13 +77,15 @@ endfunction()
 
 add_cuda_test(test_cuda_cpu)
 add_cuda_test(test_cuda_rnn cuda_cpu_kernels)
+add_cuda_test(test_cuda_recurrence cuda_cpu_kernels kernels)
 if(SEQ2SEQ_EXT_SANITIZE)  # which makes all of it too slow
   add_test(NAME test_cuda_rnn_few COMMAND test_cuda_rnn few)
   set_tests_properties(test_cuda_rnn PROPERTIES DISABLED ON)
   set_tests_properties(test_cuda_rnn_few PROPERTIES LABELS cuda_cpu)
 else()
   add_test(NAME test_cuda_mutants COMMAND test_cuda_rnn mutants)
-  set_tests_properties(test_cuda_mutants PROPERTIES LABELS cuda_cpu)
+  add_test(NAME test_cuda_recurrence_mutants COMMAND test_cuda_recurrence mutants)
+  set_tests_properties(test_cuda_mutants test_cuda_recurrence_mutants PROPERTIES LABELS cuda_cpu)
 endif()
 
 # The CUDA operators on CPU tensors: a library that pytest --cuda-on-cpu loads in place of the CPU
