@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -386,3 +388,17 @@ def test_a_cell_takes_the_steps_of_its_layer(
 
 def _of_layer(name: str) -> str:
     return name if name in ("h_0", "c_0") else f"{name}_l0"
+
+
+# ---- the page ------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parent.parent / "docs" / "variants.md"
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the docs are not beside the tests")
+def test_the_examples_of_the_page_run() -> None:
+    examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    assert len(examples) > 5
+    names: dict[str, Any] = {}
+    for example in examples:
+        exec(example, names)
