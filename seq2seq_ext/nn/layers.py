@@ -194,6 +194,8 @@ class _Layer(nn.RNNBase):
         >>> kernel.shape, recurrent_kernel.shape, bias.shape
         (torch.Size([3, 8]), torch.Size([2, 8]), torch.Size([8]))
         """
+        if self._variant is not None:
+            raise ValueError(f"layout {layout!r} has plain layers only, got {self}")
         if self.proj_size:
             raise ValueError(f"layout {layout!r} has no projection, got proj_size={self.proj_size}")
         return layouts.from_torch(
