@@ -94,7 +94,7 @@ option(SEQ2SEQ_EXT_CUDA_ON_CPU "Build the CUDA operators for CPU tensors, as a t
 if(SEQ2SEQ_EXT_CUDA_ON_CPU)
   include(cmake/torch.cmake)
   add_library(cuda_on_cpu MODULE csrc/cuda/recurrence.cpp csrc/cuda/rnn.cpp
-              csrc/cuda/runtime.cpp csrc/cpu/scratch.cpp
+              csrc/cuda/runtime.cpp csrc/cuda/sequences.cpp csrc/cpu/scratch.cpp
               ${glue_sources})
   target_compile_definitions(cuda_on_cpu PRIVATE SEQ2SEQ_EXT_CUDA_ON_CPU)
   target_link_libraries(cuda_on_cpu PRIVATE cuda_cpu cuda_cpu_kernels torch_headers

@@ -187,6 +187,18 @@ class PackedMatrix {
   T* b_ = nullptr;
 };
 
+// Memory for every member of a team, of which this one gets its own.
+template <typename N>
+static N* own_part(Arena& arena, const Plan& plan, const Member* member, int64_t count) {
+  const int64_t each = round_up(count, kUnitPadding);
+  return arena.take<N>(plan.threads * each) + (member ? member->rank * each : 0);
+}
+
+// From row to row of a buffer: padded, and so that rows do not meet in the same sets of a cache.
+constexpr int64_t row_stride(int64_t columns) {
+  return round_up(columns, kUnitPadding) + kUnitPadding;
+}
+
 // A row that is at hand in a step.
 struct RunningRow {
   Place at;
@@ -242,21 +254,17 @@ static size_t recurrence_forward(const Planned<RecurrenceForward<T>>& f, const M
   constexpr bool kLstms = cell == Cell::kLstm || cell == Cell::kCoupledLstm;
   constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
   constexpr int64_t G = num_gates(cell), kSlots = kept_slots(cell);
-  const int64_t B = f.B, H = f.H, P = f.P, members = f.plan.threads;
-  const int64_t most = panels_of(B, members);  // rows of a member
+  const int64_t B = f.B, H = f.H, P = f.P;
+  const int64_t most = panels_of(B, f.plan.threads);  // rows of a member
   const bool few = B <= kFewTileRows, projected = f.w_hr != nullptr;
   Arena arena(workspace);
   PackedMatrix<T> w_hh(arena, P, kTwoPhases ? 2 * H : G * H);
   PackedMatrix<T> w_hn, w_hr;
   if (kTwoPhases) w_hn = PackedMatrix<T>(arena, P, H);
   if (projected) w_hr = PackedMatrix<T>(arena, H, P);
-  const auto per_member = [&](int64_t count) {
-    T* all = arena.take<T>(members * round_up(count, kUnitPadding));
-    return all + (member ? member->rank * round_up(count, kUnitPadding) : 0);
-  };
-  const auto stride = [](int64_t width) { return round_up(width, kUnitPadding) + kUnitPadding; };
-  const int64_t ld_sum = stride(w_hh.width()), ld_h = stride(P), ld_u = stride(H);
-  const int64_t ld_n = stride(w_hn.width()), ld_out = stride(w_hr.width());
+  const auto per_member = [&](int64_t count) { return own_part<T>(arena, f.plan, member, count); };
+  const int64_t ld_sum = row_stride(w_hh.width()), ld_h = row_stride(P), ld_u = row_stride(H);
+  const int64_t ld_n = row_stride(w_hn.width()), ld_out = row_stride(w_hr.width());
   T* const h = arena.take<T>(B * ld_h);
   T* const c = kLstms ? arena.take<T>(B * ld_u) : nullptr;
   T* const sums = per_member(most * ld_sum);
@@ -265,7 +273,7 @@ static size_t recurrence_forward(const Planned<RecurrenceForward<T>>& f, const M
   T* const inner = projected || kTwoPhases ? per_member(most * ld_u) : nullptr;
   T* const candidate = kTwoPhases ? per_member(most * ld_n) : nullptr;
   T* const out = projected ? per_member(most * ld_out) : nullptr;
-  auto* const rows = arena.take<RunningRow>(members * most) + (member ? member->rank * most : 0);
+  auto* const rows = own_part<RunningRow>(arena, f.plan, member, most);
   if (member == nullptr) return arena.used();
 
   w_hh.pack_transpose(f.w_hh, *member);
@@ -344,33 +352,27 @@ static size_t recurrence_backward(const Planned<RecurrenceBackward<T>>& f, const
   constexpr bool kLstms = cell == Cell::kLstm || cell == Cell::kCoupledLstm;
   constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
   constexpr int64_t G = num_gates(cell), kSlots = kept_slots(cell);
-  const int64_t B = f.B, H = f.H, P = f.P, members = f.plan.threads;
-  const int64_t most = panels_of(B, members), width = G * H;
+  const int64_t B = f.B, H = f.H, P = f.P, width = G * H;
+  const int64_t most = panels_of(B, f.plan.threads);
   const bool few = B <= kFewTileRows, projected = f.w_hr != nullptr;
   Arena arena(workspace);
   PackedMatrix<T> w_hh(arena, kTwoPhases ? 2 * H : width, P);
   PackedMatrix<T> w_hn, w_hr;
   if (kTwoPhases) w_hn = PackedMatrix<T>(arena, H, P);
   if (projected) w_hr = PackedMatrix<T>(arena, P, H);
-  const auto per_member = [&](int64_t count) {
-    T* all = arena.take<T>(members * round_up(count, kUnitPadding));
-    return all + (member ? member->rank * round_up(count, kUnitPadding) : 0);
-  };
-  const auto stride = [](int64_t columns) {
-    return round_up(columns, kUnitPadding) + kUnitPadding;
-  };
-  const int64_t ld_h = stride(P), ld_u = stride(H), ld_sum = stride(width);
-  const int64_t ld_inner = stride(w_hr.width()), ld_n = stride(w_hn.width());
+  const auto per_member = [&](int64_t count) { return own_part<T>(arena, f.plan, member, count); };
+  const int64_t ld_h = row_stride(P), ld_u = row_stride(H), ld_sum = row_stride(width);
+  const int64_t ld_inner = row_stride(w_hr.width()), ld_n = row_stride(w_hn.width());
   T* const d_h = arena.take<T>(B * ld_h);
   T* const d_c = kLstms ? arena.take<T>(B * ld_u) : nullptr;
   T* const d_sums = per_member(most * ld_sum);
-  T* const d_h_in = per_member(most * stride(w_hh.width()));
-  const int64_t ld_in = stride(w_hh.width());
+  T* const d_h_in = per_member(most * row_stride(w_hh.width()));
+  const int64_t ld_in = row_stride(w_hh.width());
   T* const work = per_member(most * ld_u);
   T* const d_out = projected ? per_member(most * ld_h) : nullptr;
   T* const d_inner = projected ? per_member(most * ld_inner) : nullptr;
   T* const d_reset_h = kTwoPhases ? per_member(most * ld_n) : nullptr;
-  auto* const rows = arena.take<RunningRow>(members * most) + (member ? member->rank * most : 0);
+  auto* const rows = own_part<RunningRow>(arena, f.plan, member, most);
   if (member == nullptr) return arena.used();
 
   w_hh.pack(f.w_hh, *member);

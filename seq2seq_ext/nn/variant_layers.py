@@ -25,30 +25,6 @@ from seq2seq_ext.variants.reference import GATES
 from seq2seq_ext.variants.stack import Direction, Stack
 
 
-class CommonVariants(TypedDict, total=False):
-    """Keyword arguments of every layer; see :class:`seq2seq_ext.variants.Variant`."""
-
-    layer_norm: bool
-    zoneout: float | tuple[float, float]
-    recurrent_dropout: float
-    recurrent_dropout_kind: str
-    weight_drop: float
-    hard_sigmoid: bool
-    residual: bool | int
-    learn_initial_state: bool
-
-
-class LSTMVariants(CommonVariants, total=False):
-    """Those of an LSTM."""
-
-    peephole: bool
-    cell_clip: float | None
-    proj_clip: float | None
-    coupled: bool
-    forget_bias: float | None
-    return_cells: bool
-
-
 class CellVariants(TypedDict, total=False):
     """Keyword arguments of every cell; see :class:`seq2seq_ext.variants.Variant`."""
 
@@ -68,6 +44,19 @@ class LSTMCellVariants(CellVariants, total=False):
     cell_clip: float | None
     coupled: bool
     forget_bias: float | None
+
+
+class CommonVariants(CellVariants, total=False):
+    """Those of every layer."""
+
+    residual: bool | int
+
+
+class LSTMVariants(CommonVariants, LSTMCellVariants, total=False):
+    """Those of an LSTM."""
+
+    proj_clip: float | None
+    return_cells: bool
 
 
 def set_up_cell(
