@@ -143,7 +143,7 @@ class Stack:
             outputs, cells = [], []
             for index in range(layer * D, layer * D + D):
                 w, h = self.directions[index], first_h[index]
-                gates, b_hn = _gates(x, w, self.cell)
+                gates, b_hn = gates_of(x, w, self.cell)
                 y, c, h_last, c_last = recurrence(
                     gates,
                     dropout(w.w_hh, variant.weight_drop) if weights_drop else w.w_hh,
@@ -197,7 +197,7 @@ class Stack:
         return dropout(gates.new_ones(B, w.w_hh.size(1)), self.variant.state_dropout)
 
 
-def _gates(x: Tensor, w: Direction, cell: str) -> tuple[Tensor, Tensor | None]:
+def gates_of(x: Tensor, w: Direction, cell: str) -> tuple[Tensor, Tensor | None]:
     """The input's part of the gates with all biases but b_hn of a GRU, which is the second."""
     bias, b_hn = w.b_ih, None
     if bias is not None and w.b_hh is not None:
