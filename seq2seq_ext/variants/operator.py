@@ -296,9 +296,12 @@ class _Recurrence(torch.autograd.Function):
         if tensors.batch_sizes is not None and t.h_0 is None:
             assert tensors.h_0 is not None
             direction = direction._replace(h_0=torch.zeros_like(tensors.h_0))
-        outputs = _tangent(*direction, *ctx.options, t_sum, step, None, None, ctx.return_cells)[:4]
-        # What was kept is read by no one: see _transformed.
-        return (*(None if t.dim() == 1 else t for t in outputs), *[None] * len(kept))
+        *outputs, t_h_in, _ = _tangent(
+            *direction, *ctx.options, t_sum, step, None, None, ctx.return_cells
+        )
+        found = [None if t.dim() == 1 else t for t in outputs]
+        # The step's is read by no one: a second level is the reference's.
+        return (*found, torch.zeros_like(step), t_h_in, *[None] * 4)
 
 
 class _Backward(torch.autograd.Function):
