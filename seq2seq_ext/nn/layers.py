@@ -101,7 +101,7 @@ class _Layer(nn.RNNBase):
         variants: LSTMVariants | CommonVariants,
     ) -> None:
         variant = Variant(**variants)
-        variant.check(self.torch_class.__name__)
+        variant.check(self.torch_class.__name__, bool(bias), bool(proj_size))
         hidden_size, num_layers, sizes = variant_layers.hidden_sizes(hidden_size, num_layers)
         # By name, not by super(): the answered class has nn.LSTM in between.
         nn.RNNBase.__init__(
@@ -234,8 +234,9 @@ class _Layer(nn.RNNBase):
         )
         if sizes is not None:
             P, H = zip(*sizes, strict=True)
-            h_n = h_n.split(P, dim=-1)
-            c_n = None if c_n is None else c_n.split(H, dim=-1)
+            h_n = h_n.split(P, dim=-1)  # type: ignore[no-untyped-call]
+            if c_n is not None:
+                c_n = c_n.split(H, dim=-1)  # type: ignore[no-untyped-call]
         return output, h_n, c_n, cells
 
     def _joined(self, hx: Any, sizes: Sequence[tuple[int, int]]) -> Any:

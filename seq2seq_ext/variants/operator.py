@@ -253,7 +253,7 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.options, ctx.return_cells, *given = inputs
-        y, cells, h_n, c_n, step, h_in, *others = output
+        _, cells, _, c_n, step, h_in, *others = output
         ctx.has_tangent = _has_tangent(Tensors(*given), ctx.options)
         if not ctx.has_tangent:
             others += step, h_in
@@ -477,7 +477,7 @@ def _reference_second(
 
 
 def _recurrence_autograd(*arguments: Any) -> tuple[Tensor, ...]:
-    tensors, options, (save, return_cells) = _split(arguments)
+    tensors, options, (_, return_cells) = _split(arguments)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         output: tuple[Tensor, ...] = _Recurrence.apply(  # type: ignore[no-untyped-call]
             options, return_cells, *tensors

@@ -11,8 +11,8 @@ sums, and over the cell before its tanh.  Peepholes (Gers & Schmidhuber 2000, *R
 time and count*) let i and f see the cell before the step, o the one after it.  A coupled LSTM
 (Greff et al. 2015, https://arxiv.org/abs/1503.04069) has i = 1 - f.  Recurrent dropout multiplies h
 on its way to the gates by one mask per sequence (Gal & Ghahramani 2015,
-https://arxiv.org/abs/1512.05287), or drops candidates step by step (Semeniuta, Severyn & Barth 2016,
-https://arxiv.org/abs/1603.05118).
+https://arxiv.org/abs/1512.05287), or drops candidates step by step (Semeniuta, Severyn & Barth
+2016, https://arxiv.org/abs/1603.05118).
 """
 
 from __future__ import annotations
@@ -208,8 +208,8 @@ def steps(
         if w_hr is not None:
             h_raw = clip(linear(h_raw, w_hr), proj_clip)
         share = keep_h[t, :, :P]
-        h = torch.where(now, h_raw + share * (h_old - h_raw), h)
-        c = torch.where(now, c_raw + keep_c[t] * (c_old - c_raw), c)
+        h = torch.where(now, (1 - share) * h_raw + share * h_old, h)
+        c = torch.where(now, (1 - keep_c[t]) * c_raw + keep_c[t] * c_old, c)
         outputs.append(torch.where(now, h, 0))
         cells.append(torch.where(now, c, 0))
         inputs.append(torch.where(now, h_in, 0))
