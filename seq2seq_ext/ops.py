@@ -174,7 +174,7 @@ def _call(
     each argument and result from C++ to Python and back; for a small layer that takes as long as
     the layer.
     """
-    if special and transforms.active() and not torch.compiler.is_compiling():
+    if special and transforms.active():
         return composed.rnn(x, h_0, c_0, weights, *options, *sequence)
     save = torch.is_grad_enabled() and require_grad(x, h_0, c_0, weights)
     if special and not torch.compiler.is_compiling() and torch._C._is_tracing():

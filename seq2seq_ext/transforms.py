@@ -13,8 +13,13 @@ _functorch_active = torch._C._are_functorch_transforms_active
 
 
 def active() -> bool:
-    """Whether there is a ``torch.func`` transform, or a level of ``forward_ad``."""
-    return forward_ad._current_level >= 0 or _functorch_active()
+    """Whether there is a ``torch.func`` transform, or a level of ``forward_ad``, to be seen.
+
+    A compiler that looks at the program takes care of those itself.
+    """
+    return not torch.compiler.is_compiling() and (
+        forward_ad._current_level >= 0 or _functorch_active()
+    )
 
 
 def derivatives() -> tuple[int, bool]:

@@ -116,7 +116,7 @@ def _transformed(
         or not _has_tangent(tensors, options)
         or (forward_mode and any(map(transforms.requires_grad, given)))
     ):
-        y, cells, h_n, c_n = _reference(tensors, options)
+        y, cells, h_n, c_n, _ = _reference(tensors, options)
         return y, cells if return_cells else None, h_n, c_n
     y, cells, h_n, c_n, *_ = _Recurrence.apply(  # type: ignore[no-untyped-call]
         options, return_cells, *tensors
@@ -127,22 +127,17 @@ def _transformed(
 def _has_tangent(tensors: Tensors, options: Options) -> bool:
     """Whether the kernels know the call's derivative in a direction."""
     plain = options._replace(reverse=False, stream=0, proj_clip=0.0) == Options(options.cell)
-    return (
-        plain
-        and options.cell in _WITH_TANGENT
-        and all(
-            getattr(tensors, name) is None
-            for name in ("w_hr", "h_mask", "peephole", "norm_hh", "norm_c")
-        )
-    )
+    variants = (tensors.w_hr, tensors.h_mask, tensors.peephole, tensors.norm_hh, tensors.norm_c)
+    return plain and options.cell in _WITH_TANGENT and all(t is None for t in variants)
 
 
 def _reference(
     tensors: Tensors, options: Options
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor]:
+    """``y, cells, h_n, c_n, h_in`` in plain torch."""
     arguments = options._asdict()
     cell = CELLS[arguments.pop("cell")]
-    return reference.recurrence(**tensors._asdict(), cell=cell, **arguments)
+    return reference.steps(**tensors._asdict(), cell=cell, **arguments)
 
 
 # ---- shapes --------------------------------------------------------------------------------------
@@ -268,7 +263,8 @@ class _Recurrence(torch.autograd.Function):
         wanted = ctx.needs_input_grad[2:]
         if all(d is None for d in cotangents):
             return (None,) * (2 + len(wanted))
-        tensors, kept = Tensors(*ctx.saved_tensors[:_N]), ctx.saved_tensors[_N:]
+        saved = ctx.saved_tensors  # read once: torch.utils.checkpoint wants it so
+        tensors, kept = Tensors(*saved[:_N]), saved[_N:]
         if not (torch.is_grad_enabled() or transforms.active()):
             with below_autograd():
                 results = _backward(*tensors, *ctx.options, *d_outputs, *d_kept, *kept, False)
@@ -283,7 +279,8 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
-        tensors, kept = Tensors(*ctx.saved_tensors[:_N]), ctx.saved_tensors[_N:]
+        saved = ctx.saved_tensors
+        tensors, kept = Tensors(*saved[:_N]), saved[_N:]
         t = Tensors(*tangents[2:])
         step, h_in = kept[:2]
         t_sum = None if t.w_hh is None else h_in @ t.w_hh.t()
@@ -413,7 +410,7 @@ def _reference_gradients(
     def outputs(*inputs: Tensor) -> list[Tensor]:
         given = iter(inputs)
         mixed = [next(given) if wish else t for t, wish in zip(tensors, wanted, strict=True)]
-        found = _reference(Tensors(*mixed), options)
+        found = _reference(Tensors(*mixed), options)[:4]
         return [t for t, d in zip(found, cotangents, strict=True) if t is not None and d is not None]
 
     _, pull = torch.func.vjp(outputs, *inputs)
@@ -445,10 +442,8 @@ def _reference_second(
             inner = [*dict.fromkeys([*inner, "b_hn"])]
 
         def forward(*direct: Tensor) -> list[Tensor]:
-            arguments = options._asdict()
-            cell = CELLS[arguments.pop("cell")]
             mixed = given._replace(**dict(zip(inner, direct, strict=True)))
-            found = reference.steps(**mixed._asdict(), cell=cell, **arguments)
+            found = _reference(mixed, options)
             return [
                 t for t, d in zip(found, cotangents, strict=True) if t is not None and d is not None
             ]

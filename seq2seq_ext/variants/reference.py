@@ -95,7 +95,7 @@ def recurrence(
     >>> y.shape, h_n.shape
     (torch.Size([5, 2, 3]), torch.Size([2, 3]))
     """
-    return steps(**locals())[:4]
+    return steps(**locals())[:4]  # with every argument
 
 
 def steps(
