@@ -337,7 +337,12 @@ class _Backward(torch.autograd.Function):
         lstm = ctx.options.cell in _LSTMS
         with below_autograd():
             of_y, of_cells, of_h_n, of_c_n, t_h_in, second = _tangent(
-                *direction, *ctx.options, v_sum, step, whole_h, whole_c if lstm else None,
+                *direction,
+                *ctx.options,
+                v_sum,
+                step,
+                whole_h,
+                whole_c if lstm else None,
                 d_outputs[1] is not None,
             )
         of_w_hh = d_sum.reshape(t_h_in.size(0), -1).t() @ t_h_in
@@ -411,7 +416,9 @@ def _reference_gradients(
         given = iter(inputs)
         mixed = [next(given) if wish else t for t, wish in zip(tensors, wanted, strict=True)]
         found = _reference(Tensors(*mixed), options)[:4]
-        return [t for t, d in zip(found, cotangents, strict=True) if t is not None and d is not None]
+        return [
+            t for t, d in zip(found, cotangents, strict=True) if t is not None and d is not None
+        ]
 
     _, pull = torch.func.vjp(outputs, *inputs)
     gradients = iter(pull([d for d in cotangents if d is not None]))
@@ -428,7 +435,9 @@ def _reference_second(
 
     What was kept has none here: all goes straight to the tensors that it was computed of.
     """
-    names = [name for name in ("x", "w_hh", "b_hn", "h_0", "c_0") if getattr(tensors, name) is not None]
+    names = [
+        name for name in ("x", "w_hh", "b_hn", "h_0", "c_0") if getattr(tensors, name) is not None
+    ]
     n = len(names)
 
     def backward(*inputs: Tensor) -> list[Tensor]:

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import layer_norm, linear
+from torch.nn.functional import linear
 
 from seq2seq_ext.variants import noise
 
-__all__ = ["GATES", "recurrence"]
+__all__ = ["GATES", "layer_norm", "recurrence", "steps"]
 
 GATES = {
     "lstm": 4,
@@ -162,7 +162,7 @@ def steps(
         if norm_hh is None:
             return sums
         gain = norm_hh[first * H : first * H + sums.shape[1]]
-        return layer_norm(sums, sums.shape[1:], gain)
+        return layer_norm(sums, gain)
 
     def clip(value: Tensor, limit: float) -> Tensor:
         return value.clamp(-limit, limit) if limit else value
@@ -185,7 +185,7 @@ def steps(
             i = 1 - f if cell == "coupled_lstm" else sigma(gates[0] + see[0] * c_old)
             c_raw = clip(f * c_old + i * candidate_mask[t] * torch.tanh(gates[-2]), cell_clip)
             o = sigma(gates[-1] + see[-1] * c_raw)
-            seen = c_raw if norm_c is None else layer_norm(c_raw, (H,), norm_c, bias_c)
+            seen = c_raw if norm_c is None else layer_norm(c_raw, norm_c, bias_c)
             h_raw = o * torch.tanh(seen)
         elif cell == "gru":
             x_r, x_z, x_n = x[t].chunk(3, dim=1)
@@ -221,6 +221,16 @@ def steps(
         y, all_c, all_in = y[running], all_c[running], all_in[running]
     all_in = all_in.reshape(-1, P)
     return (y, all_c, h, c, all_in) if lstm else (y, None, h, None, all_in)
+
+
+def layer_norm(x: Tensor, gain: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Layer normalization over the last axis.
+
+    Of simple operators: ``torch.nn.functional.layer_norm`` is wrong in reverse over forward mode.
+    """
+    x = x - x.mean(-1, keepdim=True)
+    x = x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * gain
+    return x if bias is None else x + bias
 
 
 def _hard_sigmoid(x: Tensor) -> Tensor:

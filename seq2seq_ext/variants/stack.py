@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout, layer_norm, linear
 
-from seq2seq_ext.variants import Variant
+from seq2seq_ext import transforms
+from seq2seq_ext.variants import Variant, reference
 from seq2seq_ext.variants.operator import recurrence
 from seq2seq_ext.variants.reference import GATES
 
@@ -211,4 +212,6 @@ def gates_of(x: Tensor, w: Direction, cell: str) -> tuple[Tensor, Tensor | None]
     if w.norm_ih is None:
         return linear(x, w.w_ih, bias), b_hn
     gates = linear(x, w.w_ih)
+    if transforms.active():
+        return reference.layer_norm(gates, w.norm_ih, bias), b_hn
     return layer_norm(gates, gates.shape[-1:], w.norm_ih, bias), b_hn
