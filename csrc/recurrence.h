@@ -108,8 +108,8 @@ struct RecurrenceBackward : Recurrence<T> {
 // derivatives; nothing else is kept.
 //
 // Backward is linear in its gradients, and this is its transpose: given as direction the gradients
-// of what backward returned, it gives those of d_y, d_cells, d_h_n and d_c_n. With `whole_h`, `second`
-// is the gradient of what forward had kept.
+// of what backward returned, it gives those of d_y, d_cells, d_h_n and d_c_n. With `whole_h`,
+// `second` is the gradient of what forward had kept.
 template <typename T>
 struct RecurrenceTangent : RecurrenceForward<T> {
   const T* sum;      // (N, G*H) of W_hh h beside what the state gives, or null

@@ -375,7 +375,8 @@ ROW_STEP void row_forward(const M& m, const Recurrence<typename M::T>& a, const 
   }
 }
 
-// ---- the derivative in a direction ---------------------------------------------------------------
+// ---- the derivative in a direction
+// ---------------------------------------------------------------
 
 // What a row has beside ForwardRow, whose x, h, c and y are here those of the direction.
 template <class M>
@@ -411,8 +412,8 @@ ROW_STEP void lstm_tangent(const M& m, const Recurrence<typename M::T>& a, const
     const V i = kept(0), f = kept(1), g = kept(2), o = kept(3), before = kept(5);
     const V tanh_c = M::tanh(kept(4)), slope_c = A(1) - tanh_c * tanh_c, slope_g = A(1) - g * g;
     const V t_i = sum(0), t_f = sum(1), t_g = sum(2), t_o = sum(3), t_before = m.load(r.c, u, left);
-    const V t_c = f * t_before + before * f * (A(1) - f) * t_f + i * slope_g * t_g +
-                  g * i * (A(1) - i) * t_i;
+    const V t_c =
+        f * t_before + before * f * (A(1) - f) * t_f + i * slope_g * t_g + g * i * (A(1) - i) * t_i;
     const V t_h = o * slope_c * t_c + tanh_c * o * (A(1) - o) * t_o;
     m.store(r.h, u, left, t_h);
     m.store(r.y, u, left, t_h);

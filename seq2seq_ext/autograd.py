@@ -149,8 +149,8 @@ def _again(
         # Gradients are taken by views: what leads up to the tensor is no part of this pass.
         return tensor.view_as(tensor) if tensor is not None and tensor.requires_grad else tensor
 
-    inputs = [view(t) for t in (x, h_0, c_0, *weights)]
-    outputs = composed.rnn(*inputs[:3], inputs[3:], *options, *sequence)  # type: ignore[arg-type]
+    inputs: list[Any] = [view(t) for t in (x, h_0, c_0, *weights)]
+    outputs = composed.rnn(inputs[0], inputs[1], inputs[2], inputs[3:], *options, *sequence)
     pairs = [(y, d) for y, d in zip(outputs, cotangents, strict=True) if d is not None]
     wanted = [t for t in inputs if t is not None and t.requires_grad]
     found = iter(

@@ -1,8 +1,7 @@
-"""The operator ``rnn`` composed of operators ``recurrence``: a matrix product and one of these for
-each layer and direction.
+"""The operator ``rnn`` composed: a matrix product and a ``recurrence`` per layer and direction.
 
-``rnn`` is the shorter way, and that of all ordinary calls.  This one is for what autograd cannot ask
-of ``rnn``: derivatives of derivatives, function transforms, forward mode.  Sizes are those of
+``rnn`` is the shorter way, and that of all ordinary calls.  This one is for what cannot be asked of
+``rnn``: derivatives of derivatives, function transforms, forward mode.  Sizes are those of
 :mod:`seq2seq_ext.ops`.
 """
 
@@ -35,8 +34,8 @@ def rnn(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``y, h_n, c_n`` of the operator ``rnn``, whose arguments these are."""
     if x.dim() == 2 and batch_sizes is None:  # one step
-        states = [None if t is None else t.unsqueeze(0) for t in (h_0, c_0)]
-        y, _, c_n = rnn(x.unsqueeze(0), *states, weights, cell)
+        first_h, first_c = (None if t is None else t.unsqueeze(0) for t in (h_0, c_0))
+        y, _, c_n = rnn(x.unsqueeze(0), first_h, first_c, weights, cell)
         return y[0], y.new_empty(0), c_n[0] if cell == LSTM else c_n
     D = 2 if bidirectional else 1
     per_direction = len(weights) // (num_layers * D)
@@ -48,16 +47,17 @@ def rnn(
         outputs = []
         for k in range(layer * D, layer * D + D):
             w = weights[k * per_direction : (k + 1) * per_direction]
-            biases = w[2:4] if per_direction >= 4 else (None, None)
-            direction = Direction(w[0], w[1], *biases, w[-1] if per_direction % 2 else None)
+            b_ih, b_hh = w[2:4] if per_direction >= 4 else (None, None)
+            w_hr = w[-1] if per_direction % 2 else None
+            direction = Direction(w[0], w[1], b_ih, b_hh, w_hr)
             gates, b_hn = gates_of(x, direction, CELLS[cell])
             y, _, h, c = recurrence(
                 gates,
-                direction.w_hh,
+                w[1],
                 cell=CELLS[cell],
                 reverse=k % D == 1,
                 b_hn=b_hn,
-                w_hr=direction.w_hr,
+                w_hr=w_hr,
                 h_0=None if h_0 is None else h_0[k],
                 c_0=None if c_0 is None else c_0[k],
                 lengths=lengths,

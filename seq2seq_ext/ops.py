@@ -170,12 +170,15 @@ def _call(
 
     Through the dispatcher from the top, where it is one node to every mode of torch: the way of
     special calls and tensor subclasses, and of inference mode, where autograd is out of the way
-    already; function transforms and forward mode compose it.  The other two begin below autograd, whose kernel in Python has the dispatcher turn
+    already.  The other two begin below autograd, whose kernel in Python has the dispatcher turn
     each argument and result from C++ to Python and back; for a small layer that takes as long as
-    the layer.
+    the layer.  Under function transforms and in forward mode it is composed instead.
     """
     if special and transforms.active():
-        return composed.rnn(x, h_0, c_0, weights, *options, *sequence)
+        cell, num_layers, bidirectional = options
+        return composed.rnn(
+            x, h_0, c_0, weights, cell, num_layers, bool(bidirectional), *sequence[:4]
+        )
     save = torch.is_grad_enabled() and require_grad(x, h_0, c_0, weights)
     if special and not torch.compiler.is_compiling() and torch._C._is_tracing():
         # A trace is called with and without gradients.

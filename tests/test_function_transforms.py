@@ -1,4 +1,4 @@
-"""``torch.func`` and forward mode on layers, cells and functions: against loops and the reference."""
+"""``torch.func`` and forward mode on layers, cells and functions: by loops and differences."""
 
 from __future__ import annotations
 
@@ -217,8 +217,11 @@ def test_jvp_of_input_state_and_weights(name: str) -> None:
         duals = run(*map(forward_ad.make_dual, tensors, tangents))
         again = [forward_ad.unpack_dual(dual).tangent for dual in duals]
     torch.testing.assert_close(again, list(found))
-    steps = by_differences(lambda s: run(*(a + s * b for a, b in zip(tensors, tangents)))[0],
-                           torch.zeros((), dtype=DOUBLE), torch.ones((), dtype=DOUBLE))  # fmt: skip
+
+    def moved(by: Tensor) -> Tensor:
+        return run(*(a + by * b for a, b in zip(tensors, tangents, strict=True)))[0]
+
+    steps = by_differences(moved, torch.zeros((), dtype=DOUBLE), torch.ones((), dtype=DOUBLE))
     torch.testing.assert_close(found[0], steps, rtol=1e-6, atol=1e-6)
 
 
@@ -229,8 +232,9 @@ def test_jvp_of_one_alone(name: str, wanted: str) -> None:
     given = {"x": torch.randn(T, B, I, dtype=DOUBLE), **values(layer)}
 
     def run(value: Tensor) -> Tensor:
-        x, *_ = changed = {**given, wanted: value}.values()
-        return functional_call(layer, dict(zip(values(layer), list(changed)[1:])), (x,))[0]
+        changed = {**given, wanted: value}
+        x = changed.pop("x")
+        return functional_call(layer, changed, (x,))[0]
 
     t = torch.randn_like(given[wanted])
     _, found = jvp(run, (given[wanted],), (t,))

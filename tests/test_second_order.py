@@ -1,4 +1,4 @@
-"""Derivatives of derivatives, and what is kept for them: every cell and form, against the reference."""
+"""Derivatives of derivatives, and what is kept for them: every cell and form."""
 
 from __future__ import annotations
 

@@ -315,10 +315,10 @@ static size_t recurrence_forward(const Call& f, const Member* member, void* work
   };
   const auto step = [&](const Place& at, const ForwardRow<Units>& r) {
     if constexpr (kTangent) {
-      row_tangent<Units, cell>(units, f, r,
-                               {row_of(f.sum, at.row, G * H), f.step + at.row * kSlots * H,
-                                row_of(f.whole_h, at.row, H), row_of(f.whole_c, at.row, H),
-                                row_of(f.second, at.row, kSlots * H)});
+      row_tangent<Units, cell>(
+          units, f, r,
+          {row_of(f.sum, at.row, G * H), f.step + at.row * kSlots * H, row_of(f.whole_h, at.row, H),
+           row_of(f.whole_c, at.row, H), row_of(f.second, at.row, kSlots * H)});
     } else {
       row_forward<Units, cell>(units, f, at, r);
     }

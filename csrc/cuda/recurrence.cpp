@@ -1,5 +1,6 @@
 // The operators recurrence, recurrence_backward and recurrence_tangent on CUDA tensors: a library's
-// product and a kernel or two a step. Nothing waits for the device, so that a call can be captured into a graph.
+// product and a kernel or two a step. Nothing waits for the device, so that a call can be captured
+// into a graph.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

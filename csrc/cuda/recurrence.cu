@@ -452,10 +452,10 @@ cudaError_t recurrence_end(const RecurrenceBackward<T>& a, const RecurrenceMemor
   template cudaError_t recurrence_leave(const Call<T>&, const RecurrenceMemory<T>&, int64_t,       \
                                         cudaStream_t);                                             \
   template cudaError_t recurrence_end(const Call<T>&, const RecurrenceMemory<T>&, cudaStream_t)
-#define INSTANTIATE(T)                   \
-  INSTANTIATE_FOR(RecurrenceForward, T); \
-  INSTANTIATE_FOR(RecurrenceBackward, T);                                                         \
-  template cudaError_t recurrence_step(const RecurrenceTangent<T>&, const RecurrenceMemory<T>&,    \
+#define INSTANTIATE(T)                                                                          \
+  INSTANTIATE_FOR(RecurrenceForward, T);                                                        \
+  INSTANTIATE_FOR(RecurrenceBackward, T);                                                       \
+  template cudaError_t recurrence_step(const RecurrenceTangent<T>&, const RecurrenceMemory<T>&, \
                                        int64_t, cudaStream_t)
 INSTANTIATE(__half);
 INSTANTIATE(__nv_bfloat16);

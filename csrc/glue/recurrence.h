@@ -83,7 +83,7 @@ struct RecurrenceOutputs {
 struct RecurrenceCotangents {
   Handle given_y, given_cells, given_h_n, given_c_n, given_step, given_h_in;
   Handle step, h_in, inner, out, sums, moments;
-  bool save;                              // whether a second derivative may follow
+  bool save;                                // whether a second derivative may follow
   View y, cells, h_n, c_n, d_step, d_h_in;  // contiguous, or none: zero
 
   explicit RecurrenceCotangents(ArgumentReader& read);

@@ -365,7 +365,7 @@ def _gradients(
     """Gradients of all tensors from what the kernels left of every step."""
     step, h_in, inner, _, sums, moments = kept
     d_x, d_sum, d_cell, d_out, d_h_0, d_c_0 = results[:6]
-    want = Tensors(*wanted)
+    want: Any = Tensors(*cast("tuple[Any, ...]", wanted))
     rows, width = h_in.size(0), d_x.size(-1)
     H = width // _GATES[options.cell]
     d_gates = d_x.reshape(rows, width)
@@ -373,7 +373,7 @@ def _gradients(
     found: dict[str, Tensor | None] = {"x": d_x, "h_0": d_h_0, "c_0": d_c_0}
     if want.w_hh:
         if options.cell == _RESET_BEFORE:
-            early, late = d_product.split([2 * H, H], dim=1)
+            early, late = torch.split(d_product, [2 * H, H], dim=1)
             found["w_hh"] = torch.cat([early.t() @ h_in, late.t() @ inner])
         else:
             found["w_hh"] = d_product.t() @ h_in
@@ -390,7 +390,7 @@ def _gradients(
     if want.peephole:
         seen = step[:, -1], step[:, -2]  # c before the step, and after its gates
         g = _GATES[options.cell]
-        gates = d_gates.unflatten(1, (g, H))
+        gates = d_gates.view(rows, g, H)
         parts = [(gates[:, k] * seen[0]).sum(0) for k in range(g - 2)]
         found["peephole"] = torch.stack([*parts, (gates[:, g - 1] * seen[1]).sum(0)])
     if want.norm_hh:
@@ -415,12 +415,12 @@ def _reference_gradients(
     def outputs(*inputs: Tensor) -> list[Tensor]:
         given = iter(inputs)
         mixed = [next(given) if wish else t for t, wish in zip(tensors, wanted, strict=True)]
-        found = _reference(Tensors(*mixed), options)[:4]
+        found = _reference(Tensors(*cast("list[Any]", mixed)), options)[:4]
         return [
             t for t, d in zip(found, cotangents, strict=True) if t is not None and d is not None
         ]
 
-    _, pull = torch.func.vjp(outputs, *inputs)
+    pull = torch.func.vjp(outputs, *inputs)[1]
     gradients = iter(pull([d for d in cotangents if d is not None]))
     return [next(gradients) if wish else None for wish in wanted]
 
@@ -457,7 +457,7 @@ def _reference_second(
                 t for t, d in zip(found, cotangents, strict=True) if t is not None and d is not None
             ]
 
-        _, pull = torch.func.vjp(forward, *(getattr(given, name) for name in inner))
+        pull = torch.func.vjp(forward, *(getattr(given, name) for name in inner))[1]
         found = dict(zip(inner, pull(list(inputs[n:])), strict=True))
         if options.cell == _GRU:
             rows = found["x"].flatten(0, -2)
@@ -466,7 +466,7 @@ def _reference_second(
         return [t for t, v in zip(results, seeds, strict=False) if t is not None and v is not None]
 
     d_given = [d for d in cotangents if d is not None]
-    _, pull = torch.func.vjp(backward, *(getattr(tensors, name) for name in names), *d_given)
+    pull = torch.func.vjp(backward, *(getattr(tensors, name) for name in names), *d_given)[1]
     gradients = pull([v for v in seeds if v is not None])
     of_tensors = dict(zip(names, gradients, strict=False))
     rest = iter(gradients[n:])
