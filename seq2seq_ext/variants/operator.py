@@ -13,6 +13,7 @@ the others' are the reference's, differentiated by torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -118,9 +119,7 @@ def _transformed(
     ):
         y, cells, h_n, c_n, _ = _reference(tensors, options)
         return y, cells if return_cells else None, h_n, c_n
-    y, cells, h_n, c_n, *_ = _Recurrence.apply(  # type: ignore[no-untyped-call]
-        options, return_cells, *tensors
-    )
+    y, cells, h_n, c_n, *_ = _apply(tensors, options, return_cells)
     return y, cells if return_cells else None, h_n, c_n if options.cell in _LSTMS else None
 
 
@@ -235,54 +234,81 @@ _N = len(Tensors._fields)
 _WEIGHTS = ("w_hh", "b_hn", "w_hr", "peephole", "norm_hh", "norm_c", "bias_c")
 
 
+class _Call:
+    """A call but for its tensors, of which some are there.
+
+    Function transforms go through all arguments of a function one by one, in Python: to them this
+    is one, and what is None is none.
+    """
+
+    def __init__(self, options: Options, given: Sequence[Any], return_cells: bool = False) -> None:
+        self.options, self.return_cells, self.count = options, return_cells, len(given)
+        self.places = [place for place, tensor in enumerate(given) if tensor is not None]
+
+    def spread(self, present: Sequence[Any], missing: Any = None) -> list[Any]:
+        """A value for every argument, from those of the tensors that are there."""
+        every = [missing] * self.count
+        for place, value in zip(self.places, present, strict=True):
+            every[place] = value
+        return every
+
+    def chosen(self, every: Sequence[Any]) -> list[Any]:
+        """Those of the tensors that are there."""
+        return [every[place] for place in self.places]
+
+
 class _Recurrence(torch.autograd.Function):
     """``recurrence``; of its results, those that backward reads are differentiable as well."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(options: Options, return_cells: bool, *given: Any) -> tuple[Tensor, ...]:
+    def forward(call: _Call, *present: Tensor) -> tuple[Tensor, ...]:
+        given = call.spread(present)
         with below_autograd():
-            return cast("tuple[Tensor, ...]", _forward(*given, *options, True, return_cells))
+            return cast(
+                "tuple[Tensor, ...]", _forward(*given, *call.options, True, call.return_cells)
+            )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.options, ctx.return_cells, *given = inputs
+        ctx.call, *present = inputs
         _, cells, _, c_n, step, h_in, *others = output
-        ctx.has_tangent = _has_tangent(Tensors(*given), ctx.options)
+        ctx.has_tangent = _has_tangent(Tensors(*ctx.call.spread(present)), ctx.call.options)
         if not ctx.has_tangent:
             others += step, h_in
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*[t for t in (cells, c_n) if t.dim() == 1], *others)
-        ctx.save_for_backward(*given, *output[4:])
-        ctx.save_for_forward(*given, *output[4:])
+        ctx.save_for_backward(*present, *output[4:])
+        ctx.save_for_forward(*present, *output[4:])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
         d_outputs, d_kept = cotangents[:4], cotangents[4:6]
-        wanted = ctx.needs_input_grad[2:]
         if all(d is None for d in cotangents):
-            return (None,) * (2 + len(wanted))
+            return (None,) * len(ctx.needs_input_grad)
+        call: _Call = ctx.call
+        wanted = call.spread(ctx.needs_input_grad[1:], False)
         saved = ctx.saved_tensors  # read once: torch.utils.checkpoint wants it so
-        tensors, kept = Tensors(*saved[:_N]), saved[_N:]
+        tensors, kept = Tensors(*call.spread(saved[: len(call.places)])), saved[-6:]
         if not (torch.is_grad_enabled() or transforms.active()):
             with below_autograd():
-                results = _backward(*tensors, *ctx.options, *d_outputs, *d_kept, *kept, False)
+                results = _backward(*tensors, *call.options, *d_outputs, *d_kept, *kept, False)
         elif ctx.has_tangent:  # a second derivative may be taken
-            results = _Backward.apply(  # type: ignore[no-untyped-call]
-                ctx.options, *tensors, *d_outputs, *d_kept, *kept
-            )
+            given = (*tensors, *d_outputs, *d_kept, *kept[:2])
+            again = _Call(call.options, given)
+            results = _Backward.apply(again, *again.chosen(given))  # type: ignore[no-untyped-call]
         else:
-            gradients = _reference_gradients(tensors, ctx.options, d_outputs, wanted)
-            return (None, None, *gradients)
-        return (None, None, *_gradients(tensors, ctx.options, kept, results, wanted))
+            gradients = _reference_gradients(tensors, call.options, d_outputs, wanted)
+            return (None, *call.chosen(gradients))
+        return (None, *call.chosen(_gradients(tensors, call.options, kept, results, wanted)))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        tensors, kept = Tensors(*saved[:_N]), saved[_N:]
-        t = Tensors(*tangents[2:])
-        step, h_in = kept[:2]
+        call, saved = ctx.call, ctx.saved_tensors
+        tensors = Tensors(*call.spread(saved[: len(call.places)]))
+        t = Tensors(*call.spread(tangents[1:]))
+        step, h_in = saved[-6:-4]
         t_sum = None if t.w_hh is None else h_in @ t.w_hh.t()
         if t.b_hn is not None:
             bias = torch.nn.functional.pad(t.b_hn, (h_in.size(1) * 2, 0))
@@ -294,7 +320,7 @@ class _Recurrence(torch.autograd.Function):
             assert tensors.h_0 is not None
             direction = direction._replace(h_0=torch.zeros_like(tensors.h_0))
         *outputs, t_h_in, _ = _tangent(
-            *direction, *ctx.options, t_sum, step, None, None, ctx.return_cells
+            *direction, *call.options, t_sum, step, None, None, call.return_cells
         )
         found = [None if t.dim() == 1 else t for t in outputs]
         # The step's is read by no one: a second level is the reference's.
@@ -307,38 +333,44 @@ class _Backward(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(options: Options, *given: Any) -> tuple[Tensor, ...]:
+    def forward(call: _Call, *present: Tensor) -> tuple[Tensor, ...]:
+        given = call.spread(present)
+        none = given[0].new_empty(0)  # of what variants keep
         with below_autograd():
-            return cast("tuple[Tensor, ...]", _backward(*given[:_N], *options, *given[_N:], True))
+            return cast(
+                "tuple[Tensor, ...]",
+                _backward(*given[:_N], *call.options, *given[_N:], *[none] * 4, True),
+            )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.options, *given = inputs
+        ctx.call, *present = inputs
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*[t for t in output if t.dim() == 1], *output[6:])
         d_x, d_sum, *_, whole_h, whole_c = output
-        ctx.save_for_backward(*given, d_x if d_sum.dim() == 1 else d_sum, whole_h, whole_c)
+        ctx.save_for_backward(*present, d_x if d_sum.dim() == 1 else d_sum, whole_h, whole_c)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-        *given, d_sum, whole_h, whole_c = ctx.saved_tensors
-        tensors, d_outputs = Tensors(*given[:_N]), given[_N : _N + 4]
-        step = given[_N + 6]
+        *present, d_sum, whole_h, whole_c = ctx.saved_tensors
+        call: _Call = ctx.call
+        given = call.spread(present)
+        tensors, d_outputs, step = Tensors(*given[:_N]), given[_N : _N + 4], given[_N + 6]
         v_x, v_sum, _, _, v_h_0, v_c_0 = cotangents[:6]
         if torch.is_grad_enabled():
             d_all = (*d_outputs, given[_N + 5])
-            return (None, *_reference_second(tensors, ctx.options, d_all, cotangents))
+            return (None, *call.chosen(_reference_second(tensors, call.options, d_all, cotangents)))
         if v_h_0 is None and tensors.batch_sizes is not None:
             assert tensors.h_0 is not None
             v_h_0 = torch.zeros_like(tensors.h_0)
         direction = tensors._replace(
             x=torch.zeros_like(tensors.x) if v_x is None else v_x, h_0=v_h_0, c_0=v_c_0, b_hn=None
         )
-        lstm = ctx.options.cell in _LSTMS
+        lstm = call.options.cell in _LSTMS
         with below_autograd():
             of_y, of_cells, of_h_n, of_c_n, t_h_in, second = _tangent(
                 *direction,
-                *ctx.options,
+                *call.options,
                 v_sum,
                 step,
                 whole_h,
@@ -352,7 +384,7 @@ class _Backward(torch.autograd.Function):
             for d, t in zip(d_outputs, (of_y, of_cells, of_h_n, of_c_n), strict=True)
         ]
         of_h_in = None if given[_N + 5] is None else t_h_in
-        return (None, *found, *of_outputs, None, of_h_in, second, *[None] * 5)
+        return (None, *call.chosen((*found, *of_outputs, None, of_h_in, second, None)))
 
 
 def _gradients(
@@ -360,12 +392,12 @@ def _gradients(
     options: Options,
     kept: tuple[Tensor, ...],
     results: tuple[Tensor, ...],
-    wanted: tuple[bool, ...],
+    wanted: list[bool],
 ) -> list[Tensor | None]:
     """Gradients of all tensors from what the kernels left of every step."""
     step, h_in, inner, _, sums, moments = kept
     d_x, d_sum, d_cell, d_out, d_h_0, d_c_0 = results[:6]
-    want: Any = Tensors(*cast("tuple[Any, ...]", wanted))
+    want: Any = Tensors(*cast("list[Any]", wanted))
     rows, width = h_in.size(0), d_x.size(-1)
     H = width // _GATES[options.cell]
     d_gates = d_x.reshape(rows, width)
@@ -407,7 +439,7 @@ def _reference_gradients(
     tensors: Tensors,
     options: Options,
     cotangents: tuple[Tensor | None, ...],
-    wanted: tuple[bool, ...],
+    wanted: list[bool],
 ) -> list[Tensor | None]:
     """Those of :func:`_gradients` in plain torch, to be differentiated further."""
     inputs = [t for t, wish in zip(tensors, wanted, strict=True) if wish]
@@ -476,17 +508,24 @@ def _reference_second(
         *of_cotangents[:4],
         None,
         of_cotangents[4],
-        *[None] * 6,
+        None,
+        None,
     ]
+
+
+def _apply(tensors: Tensors, options: Options, return_cells: bool) -> tuple[Tensor, ...]:
+    """All results of ``recurrence``, followed by autograd."""
+    call = _Call(options, tensors, return_cells)
+    outputs: tuple[Tensor, ...] = _Recurrence.apply(  # type: ignore[no-untyped-call]
+        call, *call.chosen(tensors)
+    )
+    return outputs
 
 
 def _recurrence_autograd(*arguments: Any) -> tuple[Tensor, ...]:
     tensors, options, (_, return_cells) = _split(arguments)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        output: tuple[Tensor, ...] = _Recurrence.apply(  # type: ignore[no-untyped-call]
-            options, return_cells, *tensors
-        )
-        return output
+        return _apply(tensors, options, return_cells)
     with below_autograd():
         return cast("tuple[Tensor, ...]", _forward(*arguments))
 
