@@ -71,7 +71,11 @@ class _Rnn(torch.autograd.Function):
         if torch.is_grad_enabled():  # a second derivative may be taken
             cotangents = (d_y, d_h_n, d_c_n)
             d_x, d_h_0, d_c_0, *d_weights = _again(
-                x, h_0, c_0, weights, cotangents, ctx.options, sequence
+                (x, h_0, c_0, *weights),
+                (*wanted[:3], *wanted[6:]),
+                cotangents,
+                ctx.options,
+                sequence,
             )
             return (d_x, d_h_0, d_c_0, None, None, None, *d_weights)
         arguments = (
@@ -135,34 +139,34 @@ def _rnn_autograd(
 
 
 def _again(
-    x: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    weights: Sequence[Tensor],
+    tensors: tuple[Tensor | None, ...],
+    wanted: tuple[bool, ...],
     cotangents: tuple[Tensor | None, ...],
     options: tuple[Any, ...],
     sequence: Sequence[Any],
 ) -> list[Tensor | None]:
-    """Gradients of x, h_0, c_0 and the weights, to be differentiated: of a second forward pass."""
+    """Gradients to be differentiated, of a second forward pass.
+
+    ``tensors`` are x, h_0, c_0 and the weights; of those that are not ``wanted``, None.
+    """
 
     def view(tensor: Tensor | None) -> Tensor | None:
         # Gradients are taken by views: what leads up to the tensor is no part of this pass.
         return tensor.view_as(tensor) if tensor is not None and tensor.requires_grad else tensor
 
-    inputs: list[Any] = [view(t) for t in (x, h_0, c_0, *weights)]
+    inputs: list[Any] = [view(t) for t in tensors]
     outputs = composed.rnn(inputs[0], inputs[1], inputs[2], inputs[3:], *options, *sequence)
     pairs = [(y, d) for y, d in zip(outputs, cotangents, strict=True) if d is not None]
-    wanted = [t for t in inputs if t is not None and t.requires_grad]
     found = iter(
         torch.autograd.grad(
             [y for y, _ in pairs],
-            wanted,
+            [t for t, wish in zip(inputs, wanted, strict=True) if wish],
             [d for _, d in pairs],
             create_graph=True,
             allow_unused=True,
         )
     )
-    return [next(found) if t is not None and t.requires_grad else None for t in inputs]
+    return [next(found) if wish else None for wish in wanted]
 
 
 # Kept alive: torch unregisters what a library holds when the library goes.

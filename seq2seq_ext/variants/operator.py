@@ -589,12 +589,16 @@ def _register_vmap(name: str, rest_like_x: set[int], results_like_x: set[int]) -
             return value.flatten(axis, axis + 1).contiguous()
 
         results = op(*map(folded, range(len(arguments))))
-        outputs, out_dims = [], []
+        outputs: list[Tensor] = []
+        out_dims: list[int | None] = []
         for index, result in enumerate(results):
             axis = steps if index in results_like_x else 0
-            there = result.dim() > 1
-            outputs.append(result.unflatten(axis, (-1, V)) if there else result)
-            out_dims.append(axis + 1 if there else None)
+            if result.dim() > 1:
+                result = torch.unflatten(result, axis, (result.size(axis) // V, V))
+                out_dims.append(axis + 1)
+            else:  # not there
+                out_dims.append(None)
+            outputs.append(result)
         return tuple(outputs), tuple(out_dims)
 
     torch.library.register_vmap(f"seq2seq_ext::{name}", rule)
