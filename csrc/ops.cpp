@@ -23,11 +23,15 @@
 //
 // recurrence: one direction of one layer with the variants of csrc/recurrence.h, from gates whose
 // input part is known: x (T, B, G*H) or, with batch_sizes, (N, G*H). cell: also 5 coupled_lstm.
-// h_mask (B, P); peephole (3, H), coupled (2, H); norm_hh (G*H); norm_c, bias_c (H); seed (1) int64,
-// None: expectations instead of noise. cells, and the six tensors of what backward reads, are empty
-// where they are not wanted or not there; rows of them lie as those of x. recurrence_backward: the
-// gradients of x, of W_hh h (empty where that is d_x), of the normalized cell, of W_hr's product,
-// and of the state; those of weights are products of these with what was kept.
+// h_mask (B, P); peephole (3, H), coupled (2, H); norm_hh (G*H); norm_c, bias_c (H); seed (1)
+// int64, None: expectations instead of noise. cells, and the six tensors of what backward reads,
+// are empty where they are not wanted or not there; rows of them lie as those of x.
+// recurrence_backward: the gradients of x, of W_hh h (empty where that is d_x), of the normalized
+// cell, of W_hr's product, and of the state; those of weights are products of these with what was
+// kept. d_step and d_h_in are gradients of what was kept; with `save`, whole_h and whole_c are what
+// a second derivative reads. recurrence_tangent: the derivative of recurrence in a direction that
+// x, h_0, c_0 and t_sum, for W_hh h, give; of cells without variants. With whole_h also the
+// gradient `second` of what was kept.
 //
 // Arguments that few calls have come last, with defaults: those that are not given cost nothing.
 
@@ -63,7 +67,16 @@ STABLE_TORCH_LIBRARY(seq2seq_ext, m) {
       "Tensor? bias_c, Tensor? seed, Tensor? lengths, Tensor? batch_sizes, Tensor? resets, "
       "int cell, bool reverse, bool hard_sigmoid, float zoneout_h, float zoneout_c, "
       "float candidate_dropout, float cell_clip, float proj_clip, int stream, Tensor? d_y, "
-      "Tensor? d_cells, Tensor? d_h_n, Tensor? d_c_n, Tensor step, Tensor h_in, Tensor inner, "
-      "Tensor out, Tensor sums, Tensor moments) -> (Tensor d_x, Tensor d_sum, Tensor d_cell, "
-      "Tensor d_out, Tensor d_h_0, Tensor d_c_0)");
+      "Tensor? d_cells, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_step, Tensor? d_h_in, "
+      "Tensor step, Tensor h_in, Tensor inner, Tensor out, Tensor sums, Tensor moments, bool save) "
+      "-> (Tensor d_x, Tensor d_sum, Tensor d_cell, Tensor d_out, Tensor d_h_0, Tensor d_c_0, "
+      "Tensor whole_h, Tensor whole_c)");
+  m.def(
+      "recurrence_tangent(Tensor x, Tensor w_hh, Tensor? b_hn, Tensor? w_hr, Tensor? h_0, "
+      "Tensor? c_0, Tensor? h_mask, Tensor? peephole, Tensor? norm_hh, Tensor? norm_c, "
+      "Tensor? bias_c, Tensor? seed, Tensor? lengths, Tensor? batch_sizes, Tensor? resets, "
+      "int cell, bool reverse, bool hard_sigmoid, float zoneout_h, float zoneout_c, "
+      "float candidate_dropout, float cell_clip, float proj_clip, int stream, Tensor? t_sum, "
+      "Tensor step, Tensor? whole_h, Tensor? whole_c, bool return_cells) "
+      "-> (Tensor t_y, Tensor t_cells, Tensor t_h_n, Tensor t_c_n, Tensor t_h_in, Tensor second)");
 }

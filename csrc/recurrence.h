@@ -87,6 +87,8 @@ struct RecurrenceForward : Recurrence<T> {
 template <typename T>
 struct RecurrenceBackward : Recurrence<T> {
   Kept<const T> kept;
+  const T* d_step;   // (N, slots, H) gradient of what was kept; or null: zero
+  const T* d_h_in;   // (N, P) the same; or null
   const T* d_y;      // (N, P) or null: zero
   const T* d_cells;  // (N, H) or null: zero
   const T* d_h_n;    // (B, P) or null: zero
@@ -97,7 +99,29 @@ struct RecurrenceBackward : Recurrence<T> {
   T* d_out;          // (N, P) of what W_hr gives; null where there is no projection
   T* d_h_0;          // (B, P)
   T* d_c_0;          // (B, H), LSTMs only
+  T* whole_h;        // (N, H) gradient of h as it leaves the cell, or null: not wanted
+  T* whole_c;        // (N, H) the same of c as it leaves the gates, or null
 };
+
+// The derivative of `recurrence` in a direction, for cells without variants (`has_tangent`). Of
+// RecurrenceForward, x, h_0 and c_0 are the direction, y, cells, h_n, c_n and kept.h_in the
+// derivatives; nothing else is kept.
+//
+// Backward is linear in its gradients, and this is its transpose: given as direction the gradients
+// of what backward returned, it gives those of d_y, d_cells, d_h_n and d_c_n. With `whole_h`,
+// `second` is the gradient of what forward had kept.
+template <typename T>
+struct RecurrenceTangent : RecurrenceForward<T> {
+  const T* sum;      // (N, G*H) of W_hh h beside what the state gives, or null
+  const T* step;     // (N, slots, H) what forward kept
+  const T* whole_h;  // (N, H) as backward left it, or null
+  const T* whole_c;  // (N, H) the same, LSTMs only
+  T* second;         // (N, slots, H), or null
+};
+
+constexpr bool has_tangent(Cell cell) {
+  return cell != Cell::kGruResetBefore && cell != Cell::kCoupledLstm;
+}
 
 // Numbers at random from a counter: Philox 4x32 with ten rounds (Salmon, Moraes, Dror & Shaw 2011).
 // The key is the seed, the counter (unit, sequence, time, stream), so that they are the same on

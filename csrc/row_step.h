@@ -375,6 +375,118 @@ ROW_STEP void row_forward(const M& m, const Recurrence<typename M::T>& a, const 
   }
 }
 
+// ---- the derivative in a direction
+// ---------------------------------------------------------------
+
+// What a row has beside ForwardRow, whose x, h, c and y are here those of the direction.
+template <class M>
+struct TangentRow {
+  using T = typename M::T;
+  const T *sum, *step, *whole_h, *whole_c;
+  T* second;
+};
+
+// The direction of the sum of gate g, but for what W_hh h has for itself.
+template <class M>
+ROW_STEP typename M::V tangent_sum(const M& m, const Recurrence<typename M::T>& a,
+                                   const ForwardRow<M>& r, const TangentRow<M>& t, int g, int64_t u,
+                                   int64_t left) {
+  const auto v = m.load(r.sum + g * a.H, u, left);
+  return t.sum != nullptr ? v + m.load(t.sum + g * a.H, u, left) : v;
+}
+
+// In what follows t_ is before the direction of a quantity, and `second` receives the derivatives
+// of <gradients, t_ of what backward returned> by what was kept: those of backward's own equations.
+template <class M>
+ROW_STEP void lstm_tangent(const M& m, const Recurrence<typename M::T>& a, const ForwardRow<M>& r,
+                           const TangentRow<M>& t) {
+  using V = typename M::V;
+  using A = typename M::A;
+  const int64_t H = a.H;
+  m.units(H, [&](int64_t u, int64_t left) {
+    const auto kept = [&](int slot) { return m.load(t.step + slot * H, u, left); };
+    const auto put = [&](int slot, V v) { m.store(t.second + slot * H, u, left, v); };
+    const auto sum = [&](int g) {
+      return m.load(r.x + g * H, u, left) + tangent_sum(m, a, r, t, g, u, left);
+    };
+    const V i = kept(0), f = kept(1), g = kept(2), o = kept(3), before = kept(5);
+    const V tanh_c = M::tanh(kept(4)), slope_c = A(1) - tanh_c * tanh_c, slope_g = A(1) - g * g;
+    const V t_i = sum(0), t_f = sum(1), t_g = sum(2), t_o = sum(3), t_before = m.load(r.c, u, left);
+    const V t_c =
+        f * t_before + before * f * (A(1) - f) * t_f + i * slope_g * t_g + g * i * (A(1) - i) * t_i;
+    const V t_h = o * slope_c * t_c + tanh_c * o * (A(1) - o) * t_o;
+    m.store(r.h, u, left, t_h);
+    m.store(r.y, u, left, t_h);
+    m.store(r.c, u, left, t_c);
+    if (r.cells != nullptr) m.store(r.cells, u, left, t_c);
+    if (t.second == nullptr) return;
+    const V d_h = m.load(t.whole_h, u, left), d_c = m.load(t.whole_c, u, left);
+    put(0, d_c * (slope_g * t_g + g * (A(1) - i - i) * t_i));
+    put(1, d_c * (before * (A(1) - f - f) * t_f + t_before));
+    put(2, d_c * i * ((A(1) - i) * t_i - (g + g) * t_g));
+    put(3, d_h * (tanh_c * (A(1) - o - o) * t_o + slope_c * t_c));
+    put(4, d_h * o * slope_c * ((A(1) - o) * t_o - (tanh_c + tanh_c) * t_c));
+    put(5, d_c * f * (A(1) - f) * t_f);
+  });
+}
+
+template <class M>
+ROW_STEP void gru_tangent(const M& m, const Recurrence<typename M::T>& a, const ForwardRow<M>& r,
+                          const TangentRow<M>& t) {
+  using V = typename M::V;
+  using A = typename M::A;
+  const int64_t H = a.H;
+  m.units(H, [&](int64_t u, int64_t left) {
+    const auto kept = [&](int slot) { return m.load(t.step + slot * H, u, left); };
+    const auto put = [&](int slot, V v) { m.store(t.second + slot * H, u, left, v); };
+    const auto x = [&](int g) { return m.load(r.x + g * H, u, left); };
+    const auto sum = [&](int g) { return tangent_sum(m, a, r, t, g, u, left); };
+    const V reset = kept(0), z = kept(1), n = kept(2), recurrent = kept(3), past = kept(4) - n;
+    const V t_r = x(0) + sum(0), t_z = x(1) + sum(1), t_sum = sum(2), t_old = m.load(r.h, u, left);
+    const V slope_r = reset * (A(1) - reset), slope_z = z * (A(1) - z), slope_n = A(1) - n * n;
+    const V t_n = x(2) + reset * t_sum + recurrent * slope_r * t_r;  // before its tanh
+    const V t_h = (A(1) - z) * slope_n * t_n + z * t_old + past * slope_z * t_z;
+    m.store(r.h, u, left, t_h);
+    m.store(r.y, u, left, t_h);
+    if (t.second == nullptr) return;
+    const V d = m.load(t.whole_h, u, left), d_n = d * (A(1) - z) * slope_n;
+    put(0, d_n * (t_sum + recurrent * (A(1) - reset - reset) * t_r));
+    put(1, d * (past * (A(1) - z - z) * t_z + t_old - slope_n * t_n));
+    put(2, -d * (A(1) - z) * ((n + n) * t_n + z * t_z));
+    put(3, d_n * slope_r * t_r);
+    put(4, d * slope_z * t_z);
+  });
+}
+
+template <class M, bool relu>
+ROW_STEP void rnn_tangent(const M& m, const Recurrence<typename M::T>& a, const ForwardRow<M>& r,
+                          const TangentRow<M>& t) {
+  using V = typename M::V;
+  using A = typename M::A;
+  m.units(a.H, [&](int64_t u, int64_t left) {
+    const V h = m.load(t.step, u, left), zero{};
+    const V t_sum = m.load(r.x, u, left) + tangent_sum(m, a, r, t, 0, u, left);
+    const V t_h = relu ? (h > zero ? t_sum : zero) : (A(1) - h * h) * t_sum;
+    m.store(r.h, u, left, t_h);
+    m.store(r.y, u, left, t_h);
+    if (t.second == nullptr) return;
+    const V d = m.load(t.whole_h, u, left);
+    m.store(t.second, u, left, relu ? zero : -(h + h) * t_sum * d);
+  });
+}
+
+template <class M, Cell cell>
+ROW_STEP void row_tangent(const M& m, const Recurrence<typename M::T>& a, const ForwardRow<M>& r,
+                          const TangentRow<M>& t) {
+  if constexpr (cell == Cell::kLstm) {
+    lstm_tangent(m, a, r, t);
+  } else if constexpr (cell == Cell::kGru) {
+    gru_tangent(m, a, r, t);
+  } else if constexpr (has_tangent(cell)) {
+    rnn_tangent<M, cell == Cell::kRnnRelu>(m, a, r, t);
+  }
+}
+
 // ---- backward -----------------------------------------------------------------------------------
 
 template <class M>
@@ -387,8 +499,8 @@ struct BackwardRow {
   const T* d_inner;    // (H) d_out W_hr, with a projection only
   const T* d_reset_h;  // (H) reset before only: gradient of what W_hn multiplied
   const T* d_h_in;     // (P) gradient of what W_hh multiplied
-  const T *d_y, *d_cells;
-  T *d_x, *d_sum, *d_cell, *d_out;
+  const T *d_y, *d_cells, *d_kept_step, *d_kept_h_in;
+  T *d_x, *d_sum, *d_cell, *d_out, *whole_h, *whole_c;
   const T *kept_step, *kept_h_in, *kept_out, *kept_sums, *kept_moments;
 };
 
@@ -418,6 +530,21 @@ ROW_STEP typename M::V leaving_gradient(const M& m, const BackwardRow<M>& r, int
   return r.d_inner != nullptr ? m.load(r.d_inner, u, left) : m.load(r.work, u, left);
 }
 
+// The gradient of a slot of what was kept.
+template <class M>
+ROW_STEP typename M::V kept_gradient(const M& m, const Recurrence<typename M::T>& a,
+                                     const BackwardRow<M>& r, int slot, int64_t u, int64_t left) {
+  using V = typename M::V;
+  return r.d_kept_step != nullptr ? m.load(r.d_kept_step + slot * a.H, u, left) : V{};
+}
+
+// For a second derivative.
+template <class M>
+ROW_STEP void keep_whole(const M& m, typename M::T* whole, int64_t u, int64_t left,
+                         typename M::V d) {
+  if (whole != nullptr) m.store(whole, u, left, d);
+}
+
 template <class M, bool coupled>
 ROW_STEP void lstm_backward(const M& m, const Recurrence<typename M::T>& a, const Place& at,
                             const BackwardRow<M>& r) {
@@ -430,6 +557,9 @@ ROW_STEP void lstm_backward(const M& m, const Recurrence<typename M::T>& a, cons
   const A scale = a.norm_c != nullptr ? M::widened(r.kept_moments[3]) : A(1);
   const auto kept = [&](int slot, int64_t u, int64_t left) {
     return m.load(r.kept_step + slot * H, u, left);
+  };
+  const auto of_kept = [&](int slot, int64_t u, int64_t left) {
+    return kept_gradient(m, a, r, slot, u, left);
   };
   const auto seen = [&](V c, int64_t u, int64_t left) {
     V v = (c - mean) * scale * m.load(a.norm_c, u, left);
@@ -457,22 +587,26 @@ ROW_STEP void lstm_backward(const M& m, const Recurrence<typename M::T>& a, cons
     const V c = kept(kC, u, left), before = kept(kC + 1, u, left);
     const V i = coupled ? A(1) - f : kept(0, u, left);
     const V tanh_c = M::tanh(a.norm_c != nullptr ? seen(c, u, left) : c);
-    const V d_o = d_h * tanh_c * gate_slope(m, hard, o);
+    const V d_o = (d_h * tanh_c + of_kept(kO, u, left)) * gate_slope(m, hard, o);
     V d_c = d_h * o * (A(1) - tanh_c * tanh_c);
     if (a.norm_c != nullptr)
       d_c = (d_c * m.load(a.norm_c, u, left) - even - (c - mean) * scale * along) * scale;
     if (a.peephole != nullptr) d_c += d_o * m.load(a.peephole + (kF + 1) * H, u, left);
+    d_c += of_kept(kC, u, left);
     V d_after = m.load(r.d_c, u, left);
     if (r.d_cells != nullptr) d_after += m.load(r.d_cells, u, left);
     const V past = drawn.keep_c * d_after;
     d_c = through_clip(m, a.cell_clip, c, d_c + d_after - past);
+    keep_whole(m, r.whole_h, u, left, d_h);
+    keep_whole(m, r.whole_c, u, left, d_c);
     const V candidate = drawn.candidate * g;
-    const V d_f = d_c * (coupled ? before - candidate : before) * gate_slope(m, hard, f);
-    const V d_g = d_c * i * drawn.candidate * (A(1) - g * g);
-    V d_before = past + d_c * f;
+    const V d_f = (d_c * (coupled ? before - candidate : before) + of_kept(kF, u, left)) *
+                  gate_slope(m, hard, f);
+    const V d_g = (d_c * i * drawn.candidate + of_kept(kG, u, left)) * (A(1) - g * g);
+    V d_before = past + d_c * f + of_kept(kC + 1, u, left);
     if (a.peephole != nullptr) d_before += d_f * m.load(a.peephole + kF * H, u, left);
     if (!coupled) {
-      const V d_i = d_c * candidate * gate_slope(m, hard, i);
+      const V d_i = (d_c * candidate + of_kept(0, u, left)) * gate_slope(m, hard, i);
       if (a.peephole != nullptr) d_before += d_i * m.load(a.peephole, u, left);
       m.store(r.d_x, u, left, d_i);
     }
@@ -492,18 +626,20 @@ ROW_STEP void gru_backward(const M& m, const Recurrence<typename M::T>& a, const
   const bool hard = a.hard_sigmoid;
   m.units(H, [&](int64_t u, int64_t left) {
     const auto kept = [&](int slot) { return m.load(r.kept_step + slot * H, u, left); };
+    const auto of_kept = [&](int slot) { return kept_gradient(m, a, r, slot, u, left); };
     const V d = leaving_gradient(m, r, u, left), by = m.noise(a.noise, at.t, at.b, u).candidate;
+    keep_whole(m, r.whole_h, u, left, d);
     const V reset = kept(0), z = kept(1), n = kept(2);
-    const V d_n = d * (A(1) - z) * by * (A(1) - n * n);
-    const V d_z = d * (kept(4) - by * n) * gate_slope(m, hard, z);
-    const V d_r = d_n * kept(3) * gate_slope(m, hard, reset);
+    const V d_n = (d * (A(1) - z) * by + of_kept(2)) * (A(1) - n * n);
+    const V d_z = (d * (kept(4) - by * n) + of_kept(1)) * gate_slope(m, hard, z);
+    const V d_r = (d_n * kept(3) + of_kept(0)) * gate_slope(m, hard, reset);
     m.store(r.d_x, u, left, d_r);
     m.store(r.d_x + H, u, left, d_z);
     m.store(r.d_x + 2 * H, u, left, d_n);
     m.store(r.d_sum, u, left, d_r);
     m.store(r.d_sum + H, u, left, d_z);
-    m.store(r.d_sum + 2 * H, u, left, d_n * reset);
-    m.store(r.d_h, u, left, m.load(r.d_h, u, left) + d * z);
+    m.store(r.d_sum + 2 * H, u, left, d_n * reset + of_kept(3));
+    m.store(r.d_h, u, left, m.load(r.d_h, u, left) + d * z + of_kept(4));
   });
 }
 
@@ -529,7 +665,9 @@ ROW_STEP void rnn_backward(const M& m, const Recurrence<typename M::T>& a,
   using V = typename M::V;
   using A = typename M::A;
   m.units(a.H, [&](int64_t u, int64_t left) {
-    const V d = leaving_gradient(m, r, u, left), h = m.load(r.kept_step, u, left), zero{};
+    const V h = m.load(r.kept_step, u, left), zero{};
+    const V d = leaving_gradient(m, r, u, left) + kept_gradient(m, a, r, 0, u, left);
+    keep_whole(m, r.whole_h, u, left, d);
     m.store(r.d_x, u, left, relu ? (h > zero ? d : zero) : d * (A(1) - h * h));
   });
 }
@@ -587,6 +725,7 @@ ROW_STEP void row_enter_backward(const M& m, const Recurrence<typename M::T>& a,
   using V = typename M::V;
   m.units(a.P, [&](int64_t u, int64_t left) {
     V d = m.load(r.d_h_in, u, left);
+    if (r.d_kept_h_in != nullptr) d += m.load(r.d_kept_h_in, u, left);
     if (r.d_reset_h != nullptr) d += m.load(r.d_reset_h, u, left) * m.load(r.kept_step, u, left);
     if (a.h_mask != nullptr) d = d * m.load(a.h_mask + at.b * a.P, u, left);
     m.store(r.d_h, u, left, at.reset ? V{} : m.load(r.d_h, u, left) + d);

@@ -13,14 +13,16 @@ layers, D directions.  For the equations see :mod:`seq2seq_ext.reference`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils.checkpoint import checkpoint
 
-from seq2seq_ext import ops
+from seq2seq_ext import ops, transforms
 from seq2seq_ext.variants.stack import Stack
 
 __all__ = ["gru", "lstm", "rnn"]
@@ -41,6 +43,7 @@ _LAYER = {
     "gru": "GRU",
     "gru_reset_before": "GRU",
 }  # the rest: "RNN"
+SAVE = ("gates", "states")
 _DTYPES = (torch.float32, torch.float64)
 _CPU = torch.device("cpu")
 
@@ -230,17 +233,19 @@ def run(
     resets: Tensor | None,
     packed: ops.Packed | None = None,
     stack: Stack | None = None,
+    save: str = "gates",
 ) -> tuple[Any, Tensor, Tensor | None, Tensor | None]:
     """What all layers share: ``output, h_n, c_n, cells`` of any cell.
 
     ``dropout`` is the one to apply now, 0 while not training; ``packed`` the weights once more, for
     calls that need no gradient; ``stack`` layers with variants, which then run in the place of the
     plain ones and of which ``weights`` are the first direction's.  c of every step is what only
-    they return.
+    they return.  ``save`` is "gates", or "states": then backward runs forward once more.
     """
     h_0, c_0 = _split_state(cell, hx)
     if (
         stack is None
+        and save == "gates"
         and type(input) is Tensor
         and input.dim() == 3
         and (input.is_cpu or input.is_cuda)
@@ -369,13 +374,16 @@ def run(
         resets = _check_resets(resets, x, single, batch_first)
     cells = None
     if stack is not None:
-        y, h_n, c_n, cells = stack.run(x, h_0, c_0, dropout, lengths, batch_sizes, resets)
+        y, h_n, c_n, cells = _caller(save)(
+            stack.run, x, h_0, c_0, dropout, lengths, batch_sizes, resets
+        )
     else:
         dropout_mask = None
         if dropout != 0.0 and num_layers > 1:
             dropout_mask = _dropout_mask(dropout, num_layers, x, D * P)
 
-        y, h_n, c_n = ops.rnn(
+        y, h_n, c_n = _caller(save)(
+            ops.rnn,
             x,
             h_0,
             c_0,
@@ -410,6 +418,13 @@ def run(
             return steps.transpose(0, 1) if batch_first else steps
 
     return returned(y), h_n, c_n, None if cells is None else returned(cells)
+
+
+def _caller(save: str) -> Callable[..., Any]:
+    """What calls a function: with "states" so that autograd keeps its arguments alone."""
+    if save == "gates" or not torch.is_grad_enabled() or transforms.active():
+        return lambda function, *arguments: function(*arguments)
+    return partial(checkpoint, use_reentrant=False)
 
 
 def refuse_script(module: torch.nn.Module) -> NoReturn:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function
 
+from seq2seq_ext import composed, transforms
 from seq2seq_ext.autograd import apply_rnn, require_grad
 from seq2seq_ext.kernels import (
     CELLS,
@@ -86,7 +87,7 @@ def rnn(
     if not (lengths is batch_sizes is resets is dropout_mask is None):
         sequence = (lengths, batch_sizes, resets, dropout_mask)
     options = (_NUMBER[cell], num_layers, bidirectional)
-    y, h_n, c_n, _ = _call(x, h_0, c_0, weights, options, sequence, packed, _special())
+    y, h_n, c_n, *_ = _call(x, h_0, c_0, weights, options, sequence, packed, _special())
     return y, h_n, c_n if cell == "lstm" else None
 
 
@@ -117,7 +118,7 @@ def step(
     >>> h.shape, c.shape
     (torch.Size([4, 2]), torch.Size([4, 2]))
     """
-    h, _, c, _ = _call(x, h, c, weights, (_NUMBER[cell], 1, False), (), packed, _special())
+    h, _, c, *_ = _call(x, h, c, weights, (_NUMBER[cell], 1, False), (), packed, _special())
     return h, c if cell == "lstm" else None
 
 
@@ -151,12 +152,8 @@ def attempt(
 
 
 def _special() -> bool:
-    """Whether a compiler, a tracer or a function transform is at work."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._is_tracing()
-        or torch._C._are_functorch_transforms_active()
-    )
+    """Whether a compiler, a tracer, a function transform or forward mode is at work."""
+    return torch.compiler.is_compiling() or torch._C._is_tracing() or transforms.active()
 
 
 def _call(
@@ -175,8 +172,13 @@ def _call(
     special calls and tensor subclasses, and of inference mode, where autograd is out of the way
     already.  The other two begin below autograd, whose kernel in Python has the dispatcher turn
     each argument and result from C++ to Python and back; for a small layer that takes as long as
-    the layer.
+    the layer.  Under function transforms and in forward mode it is composed instead.
     """
+    if special and transforms.active():
+        cell, num_layers, bidirectional = options
+        return composed.rnn(
+            x, h_0, c_0, weights, cell, num_layers, bool(bidirectional), *sequence[:4]
+        )
     save = torch.is_grad_enabled() and require_grad(x, h_0, c_0, weights)
     if special and not torch.compiler.is_compiling() and torch._C._is_tracing():
         # A trace is called with and without gradients.

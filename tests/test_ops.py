@@ -235,14 +235,6 @@ def test_saved_tensor_hooks_see_what_backward_reads() -> None:
         assert torch.equal(a, b)
 
 
-def test_function_transforms_are_refused_in_words() -> None:
-    layer, x = make("gru", I, H), torch.randn(T, B, I)
-    with pytest.raises(RuntimeError, match="functorch transforms"):
-        torch.func.grad(lambda x: layer(x)[0].sum())(x)
-    with pytest.raises(RuntimeError, match="Batching rule not implemented"):
-        torch.func.vmap(lambda x: layer(x)[0])(x.unsqueeze(0))
-
-
 def test_a_call_that_saved_nothing_cannot_be_differentiated() -> None:
     tensors, options = arguments("gru", "dense", state=True)
     y, *_ = torch.ops.seq2seq_ext.rnn(*tensors, **options)

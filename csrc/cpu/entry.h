@@ -95,6 +95,13 @@ static size_t run_recurrence(const Planned<RecurrenceForward<T>>& f, const Membe
 }
 
 template <typename T>
+static size_t run_recurrence(const Planned<RecurrenceTangent<T>>& f, const Member* member,
+                             void* workspace) {
+  return with_cell<T>(
+      f.cell, [&](auto cell) { return recurrence_forward<cell.value, T>(f, member, workspace); });
+}
+
+template <typename T>
 static size_t run_recurrence(const Planned<RecurrenceBackward<T>>& f, const Member* member,
                              void* workspace) {
   return with_any_cell<T>(
@@ -141,10 +148,14 @@ static constexpr Kernels kTable{ISA_NAME,
                                 &recurrence_workspace<RecurrenceForward<double>>,
                                 &recurrence_workspace<RecurrenceBackward<float>>,
                                 &recurrence_workspace<RecurrenceBackward<double>>,
+                                &recurrence_workspace<RecurrenceTangent<float>>,
+                                &recurrence_workspace<RecurrenceTangent<double>>,
                                 &recurrence<RecurrenceForward<float>>,
                                 &recurrence<RecurrenceForward<double>>,
                                 &recurrence<RecurrenceBackward<float>>,
                                 &recurrence<RecurrenceBackward<double>>,
+                                &recurrence<RecurrenceTangent<float>>,
+                                &recurrence<RecurrenceTangent<double>>,
                                 &map<float>,
                                 &map<double>,
                                 &multiply_add,

@@ -134,10 +134,14 @@ struct Kernels {
   size_t (*recurrence_forward_workspace_f64)(const Planned<RecurrenceForward<double>>&);
   size_t (*recurrence_backward_workspace_f32)(const Planned<RecurrenceBackward<float>>&);
   size_t (*recurrence_backward_workspace_f64)(const Planned<RecurrenceBackward<double>>&);
+  size_t (*recurrence_tangent_workspace_f32)(const Planned<RecurrenceTangent<float>>&);
+  size_t (*recurrence_tangent_workspace_f64)(const Planned<RecurrenceTangent<double>>&);
   void (*recurrence_forward_f32)(const Planned<RecurrenceForward<float>>&, const Member&, void*);
   void (*recurrence_forward_f64)(const Planned<RecurrenceForward<double>>&, const Member&, void*);
   void (*recurrence_backward_f32)(const Planned<RecurrenceBackward<float>>&, const Member&, void*);
   void (*recurrence_backward_f64)(const Planned<RecurrenceBackward<double>>&, const Member&, void*);
+  void (*recurrence_tangent_f32)(const Planned<RecurrenceTangent<float>>&, const Member&, void*);
+  void (*recurrence_tangent_f64)(const Planned<RecurrenceTangent<double>>&, const Member&, void*);
   // y = f(x) over n values, for the tests of the vector mathematics: 0 exp, 1 tanh, 2 sigmoid.
   void (*map_f32)(int function, int64_t n, const float* x, float* y);
   void (*map_f64)(int function, int64_t n, const double* x, double* y);

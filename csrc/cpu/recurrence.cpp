@@ -1,4 +1,4 @@
-// The operators recurrence and recurrence_backward on CPU tensors.
+// The operators recurrence, recurrence_backward and recurrence_tangent on CPU tensors.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -59,7 +59,7 @@ RecurrenceOutputs forward(const RecurrenceArguments& a, bool save, bool return_c
 
 template <typename T>
 RecurrenceGradients backward(const RecurrenceArguments& a, const RecurrenceCotangents& d) {
-  RecurrenceGradients out(a);
+  RecurrenceGradients out(a, d.save);
   if (a.B == 0) return out;
   Scratch::Frame frame;
   const Kernels& kernels = active_kernels();
@@ -71,6 +71,24 @@ RecurrenceGradients backward(const RecurrenceArguments& a, const RecurrenceCotan
     run_team(call, kernels.recurrence_backward_workspace_f32, kernels.recurrence_backward_f32);
   } else {
     run_team(call, kernels.recurrence_backward_workspace_f64, kernels.recurrence_backward_f64);
+  }
+  return out;
+}
+
+template <typename T>
+TangentOutputs tangent(const RecurrenceArguments& a, const TangentGiven& given) {
+  TangentOutputs out(a, given);
+  if (a.B == 0) return out;
+  Scratch::Frame frame;
+  const Kernels& kernels = active_kernels();
+  Planned<RecurrenceTangent<T>> call{};
+  fill(a, frame, false, kernels.vector_bytes, call, call.plan);
+  given.fill(call);
+  out.fill(call);
+  if constexpr (std::is_same_v<T, float>) {
+    run_team(call, kernels.recurrence_tangent_workspace_f32, kernels.recurrence_tangent_f32);
+  } else {
+    run_team(call, kernels.recurrence_tangent_workspace_f64, kernels.recurrence_tangent_f64);
   }
   return out;
 }
@@ -101,10 +119,24 @@ void recurrence_backward(StableIValue* stack, uint64_t, uint64_t) {
   });
 }
 
+void recurrence_tangent(StableIValue* stack, uint64_t, uint64_t) {
+  with_readable_errors([&] {
+    ArgumentReader read(stack);
+    const RecurrenceGiven given(read);
+    TangentGiven rest(read);
+    RecurrenceArguments a(given);
+    rest.check(a);
+    TangentOutputs out =
+        a.dtype == aoti_torch_dtype_float32() ? tangent<float>(a, rest) : tangent<double>(a, rest);
+    std::move(out).put(stack);
+  });
+}
+
 }  // namespace
 }  // namespace seq2seq_ext
 
 STABLE_TORCH_LIBRARY_IMPL(seq2seq_ext, CPU, m) {
   m.impl("recurrence", &seq2seq_ext::recurrence);
   m.impl("recurrence_backward", &seq2seq_ext::recurrence_backward);
+  m.impl("recurrence_tangent", &seq2seq_ext::recurrence_tangent);
 }

@@ -247,10 +247,11 @@ static void clear_row(T* matrix, int64_t row, int64_t width) {
 
 // ---- forward ------------------------------------------------------------------------------------
 
-template <Cell cell, typename T>
-static size_t recurrence_forward(const Planned<RecurrenceForward<T>>& f, const Member* member,
-                                 void* workspace) {
+// Of a call of RecurrenceForward, or of RecurrenceTangent, whose steps differ in their last line.
+template <Cell cell, typename T, typename Call>
+static size_t recurrence_forward(const Call& f, const Member* member, void* workspace) {
   using Units = VectorUnits<T>;
+  constexpr bool kTangent = std::is_base_of_v<RecurrenceTangent<T>, Call>;
   constexpr bool kLstms = cell == Cell::kLstm || cell == Cell::kCoupledLstm;
   constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
   constexpr int64_t G = num_gates(cell), kSlots = kept_slots(cell);
@@ -318,6 +319,17 @@ static size_t recurrence_forward(const Planned<RecurrenceForward<T>>& f, const M
     clear_row(kept.out, row, P);
     clear_row(kept.sums, row, G * H);
     clear_row(kept.moments, row, kMoments);
+    if constexpr (kTangent) clear_row(f.second, row, kSlots * H);
+  };
+  const auto step = [&](const Place& at, const ForwardRow<Units>& r) {
+    if constexpr (kTangent) {
+      row_tangent<Units, cell>(
+          units, f, r,
+          {row_of(f.sum, at.row, G * H), f.step + at.row * kSlots * H, row_of(f.whole_h, at.row, H),
+           row_of(f.whole_c, at.row, H), row_of(f.second, at.row, kSlots * H)});
+    } else {
+      row_forward<Units, cell>(units, f, at, r);
+    }
   };
   for (int64_t s = 0; s < f.T_; ++s) {
     const int64_t count = running_rows(f, *member, f.reverse ? f.T_ - 1 - s : s, rows, idle);
@@ -330,7 +342,7 @@ static size_t recurrence_forward(const Planned<RecurrenceForward<T>>& f, const M
       each([&](const Place&, const auto& r) { row_reset(units, f, r); });
       w_hn.multiply(count, few, inner, ld_u, candidate, ld_n);
     }
-    each([&](const Place& at, const auto& r) { row_forward<Units, cell>(units, f, at, r); });
+    each(step);
     if (projected) {
       w_hr.multiply(count, few, inner, ld_u, out, ld_out);
       each([&](const Place& at, const auto& r) { row_leave(units, f, at, r); });
@@ -398,10 +410,14 @@ static size_t recurrence_backward(const Planned<RecurrenceBackward<T>>& f, const
     r.d_h_in = d_h_in + j * ld_in;
     r.d_y = row_of(f.d_y, row, P);
     r.d_cells = row_of(f.d_cells, row, H);
+    r.d_kept_step = row_of(f.d_step, row, kSlots * H);
+    r.d_kept_h_in = row_of(f.d_h_in, row, P);
     r.d_x = f.d_x + row * width;
     r.d_sum = row_of(f.d_sum, row, width);
     r.d_cell = row_of(f.d_cell, row, H);
     r.d_out = row_of(f.d_out, row, P);
+    r.whole_h = row_of(f.whole_h, row, H);
+    r.whole_c = row_of(f.whole_c, row, H);
     r.kept_step = kept.step + row * kSlots * H;
     r.kept_h_in = kept.h_in + row * P;
     r.kept_out = row_of(kept.out, row, P);
@@ -414,6 +430,8 @@ static size_t recurrence_backward(const Planned<RecurrenceBackward<T>>& f, const
     clear_row(f.d_sum, row, width);
     clear_row(f.d_cell, row, H);
     clear_row(f.d_out, row, P);
+    clear_row(f.whole_h, row, H);
+    clear_row(f.whole_c, row, H);
   };
   for (int64_t s = f.T_ - 1; s >= 0; --s) {
     const int64_t count = running_rows(f, *member, f.reverse ? f.T_ - 1 - s : s, rows, idle);

@@ -1,5 +1,6 @@
-// The operators recurrence and recurrence_backward on CUDA tensors: a library's product and a
-// kernel or two a step. Nothing waits for the device, so that a call can be captured into a graph.
+// The operators recurrence, recurrence_backward and recurrence_tangent on CUDA tensors: a library's
+// product and a kernel or two a step. Nothing waits for the device, so that a call can be captured
+// into a graph.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -101,7 +102,7 @@ RecurrenceOutputs forward(const RecurrenceArguments& a, bool save, bool return_c
 
 template <typename T>
 RecurrenceGradients backward(const RecurrenceArguments& a, const RecurrenceCotangents& d) {
-  RecurrenceGradients out(a);
+  RecurrenceGradients out(a, d.save);
   if (a.B == 0) return out;
   RecurrenceCall<T> call(a);
   Runtime& run = call.run;
@@ -137,6 +138,31 @@ RecurrenceGradients backward(const RecurrenceArguments& a, const RecurrenceCotan
   return out;
 }
 
+template <typename T>
+TangentOutputs tangent(const RecurrenceArguments& a, const TangentGiven& given) {
+  TangentOutputs out(a, given);
+  if (a.B == 0) return out;
+  RecurrenceCall<T> call(a);
+  Runtime& run = call.run;
+  RecurrenceTangent<T> f{};
+  a.fill(f);
+  given.fill(f);
+  out.fill(f);
+  f.offset = call.offset;
+  const RecurrenceForward<T>& forward = f;
+  RecurrenceMemory<T>& m = call.memory;
+  m.sums = run.template take<T>(a.B * a.gates());
+  check(recurrence_begin(forward, m, run.stream()));
+  for (int64_t s = 0; s < a.T; ++s) {
+    const int64_t t = call.time(s, f.reverse);
+    run.multiply(call.at_hand(m.sums, t, a.gates()), call.at_time(f.kept.h_in, t, a.P, 0, a.P),
+                 call.weight(f.w_hh, a.gates(), a.P).transposed());
+    check(recurrence_step(f, m, s, run.stream()));
+  }
+  check(recurrence_end(forward, m, run.stream()));
+  return out;
+}
+
 // Calls body(T()) with the type of the call's numbers.
 template <typename Body>
 auto with_number(int32_t dtype, const Body& body) {
@@ -169,6 +195,19 @@ void recurrence_backward(StableIValue* stack, uint64_t, uint64_t) {
   });
 }
 
+void recurrence_tangent(StableIValue* stack, uint64_t, uint64_t) {
+  with_readable_errors([&] {
+    ArgumentReader read(stack);
+    const RecurrenceGiven given(read);
+    TangentGiven rest(read);
+    RecurrenceArguments a(given);
+    rest.check(a);
+    with_number(a.dtype, [&](auto number) {
+      return tangent<decltype(number)>(a, rest);
+    }).put(stack);
+  });
+}
+
 }  // namespace
 }  // namespace seq2seq_ext::cuda
 
@@ -179,4 +218,5 @@ STABLE_TORCH_LIBRARY_IMPL(seq2seq_ext, CUDA, m) {
 #endif
   m.impl("recurrence", &seq2seq_ext::cuda::recurrence);
   m.impl("recurrence_backward", &seq2seq_ext::cuda::recurrence_backward);
+  m.impl("recurrence_tangent", &seq2seq_ext::cuda::recurrence_tangent);
 }

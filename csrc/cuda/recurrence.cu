@@ -151,10 +151,14 @@ __device__ __forceinline__ BackwardRow<ThreadUnits<T>> backward_row(const Recurr
   r.d_h_in = part(m.d_h_in, b, a.P);
   r.d_y = part(a.d_y, row, a.P);
   r.d_cells = part(a.d_cells, row, a.H);
+  r.d_kept_step = part(a.d_step, row, kept_slots(a.cell) * a.H);
+  r.d_kept_h_in = part(a.d_h_in, row, a.P);
   r.d_x = part(a.d_x, row, width);
   r.d_sum = part(a.d_sum, row, width);
   r.d_cell = part(a.d_cell, row, a.H);
   r.d_out = part(a.d_out, row, a.P);
+  r.whole_h = part(a.whole_h, row, a.H);
+  r.whole_c = part(a.whole_c, row, a.H);
   r.kept_step = part(kept.step, row, kept_slots(a.cell) * a.H);
   r.kept_h_in = part(kept.h_in, row, a.P);
   r.kept_out = part(kept.out, row, a.P);
@@ -191,6 +195,8 @@ __device__ __forceinline__ void clear(const RecurrenceBackward<T>& a,
   clear(r.d_sum, width);
   clear(r.d_cell, a.H);
   clear(r.d_out, a.P);
+  clear(r.whole_h, a.H);
+  clear(r.whole_c, a.H);
 }
 
 // ---- forward ------------------------------------------------------------------------------------
@@ -232,6 +238,23 @@ __global__ void step_kernel(const RecurrenceForward<T> a, const RecurrenceMemory
   const BlockPlace at = place(a, m, s);
   if (at.runs) row_forward<Units, cell>(Units(), a, at, forward_row(a, m, at));
   if (a.w_hr == nullptr) enter(a, m, s + 1);
+}
+
+template <Cell cell, typename T>
+__global__ void tangent_kernel(const RecurrenceTangent<T> a, const RecurrenceMemory<T> m,
+                               int64_t s) {
+  using Units = ThreadUnits<T>;
+  const BlockPlace at = place(a, m, s);
+  const int64_t kept = kept_slots(cell) * a.H;
+  const TangentRow<Units> t{part(a.sum, at.row, num_gates(cell) * a.H), part(a.step, at.row, kept),
+                            part(a.whole_h, at.row, a.H), part(a.whole_c, at.row, a.H),
+                            part(a.second, at.row, kept)};
+  if (at.runs) {
+    row_tangent<Units, cell>(Units(), a, forward_row<T>(a, m, at), t);
+  } else if (at.there) {
+    clear(t.second, kept);
+  }
+  enter<T>(a, m, s + 1);
 }
 
 template <typename T>
@@ -366,6 +389,17 @@ cudaError_t recurrence_step(const RecurrenceForward<T>& a, const RecurrenceMemor
 }
 
 template <typename T>
+cudaError_t recurrence_step(const RecurrenceTangent<T>& a, const RecurrenceMemory<T>& m, int64_t s,
+                            cudaStream_t stream) {
+  return with_any_cell(a.cell, [&](auto cell) -> cudaError_t {
+    if constexpr (has_tangent(decltype(cell)::value)) {
+      return launch<T>(tangent_kernel<decltype(cell)::value, T>, a, stream, a, m, s);
+    }
+    return cudaErrorInvalidValue;
+  });
+}
+
+template <typename T>
 cudaError_t recurrence_leave(const RecurrenceForward<T>& a, const RecurrenceMemory<T>& m, int64_t s,
                              cudaStream_t stream) {
   return launch<T>(leave_kernel<T>, a, stream, a, m, s);
@@ -418,9 +452,11 @@ cudaError_t recurrence_end(const RecurrenceBackward<T>& a, const RecurrenceMemor
   template cudaError_t recurrence_leave(const Call<T>&, const RecurrenceMemory<T>&, int64_t,       \
                                         cudaStream_t);                                             \
   template cudaError_t recurrence_end(const Call<T>&, const RecurrenceMemory<T>&, cudaStream_t)
-#define INSTANTIATE(T)                   \
-  INSTANTIATE_FOR(RecurrenceForward, T); \
-  INSTANTIATE_FOR(RecurrenceBackward, T)
+#define INSTANTIATE(T)                                                                          \
+  INSTANTIATE_FOR(RecurrenceForward, T);                                                        \
+  INSTANTIATE_FOR(RecurrenceBackward, T);                                                       \
+  template cudaError_t recurrence_step(const RecurrenceTangent<T>&, const RecurrenceMemory<T>&, \
+                                       int64_t, cudaStream_t)
 INSTANTIATE(__half);
 INSTANTIATE(__nv_bfloat16);
 INSTANTIATE(float);

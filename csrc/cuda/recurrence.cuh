@@ -44,6 +44,10 @@ cudaError_t recurrence_leave(const RecurrenceForward<T>&, const RecurrenceMemory
                              cudaStream_t);
 template <typename T>
 cudaError_t recurrence_end(const RecurrenceForward<T>&, const RecurrenceMemory<T>&, cudaStream_t);
+// Of a tangent, whose cells have neither `reset` nor `leave`; the rest is forward's.
+template <typename T>
+cudaError_t recurrence_step(const RecurrenceTangent<T>&, const RecurrenceMemory<T>&, int64_t s,
+                            cudaStream_t);
 
 // Backward: begin; then in each step from the last on, with a projection `leave` and the product
 // with W_hr; `step`; with reset before the product with W_hn and `reset`; the product with W_hh; at

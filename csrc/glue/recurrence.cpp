@@ -177,12 +177,24 @@ RecurrenceCotangents::RecurrenceCotangents(ArgumentReader& read)
       given_cells(read.optional_tensor()),
       given_h_n(read.optional_tensor()),
       given_c_n(read.optional_tensor()),
+      given_step(read.optional_tensor()),
+      given_h_in(read.optional_tensor()),
       step(read.tensor()),
       h_in(read.tensor()),
       inner(read.tensor()),
       out(read.tensor()),
       sums(read.tensor()),
-      moments(read.tensor()) {}
+      moments(read.tensor()),
+      save(read.boolean()) {}
+
+// A tensor that an operator left for another.
+static void check_kept(const RecurrenceArguments& a, const char* name, const Handle& given,
+                       bool there, const Shape& shape) {
+  a.check(name, View(given), there ? shape : Shape{{0}, 1});
+  bool is_contiguous;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_is_contiguous(given.get(), &is_contiguous));
+  if (!is_contiguous) fail(name, ": expected a contiguous tensor, as it was left");
+}
 
 void RecurrenceCotangents::check(RecurrenceArguments& a) {
   const auto cotangent = [&](const char* name, const Handle& given, const Shape& shape) {
@@ -196,13 +208,14 @@ void RecurrenceCotangents::check(RecurrenceArguments& a) {
   c_n = cotangent("d_c_n", given_c_n, {{a.B, a.H}, 2});
   if (!a.has_cell() && (cells || c_n))
     fail(cells ? "d_cells" : "d_c_n", ": expected None for the cell ", a.cell, ", got a tensor");
-  const auto kept = [&](const char* name, const Handle& given, bool there, const Shape& shape) {
-    a.check(name, View(given), there ? shape : Shape{{0}, 1});
-    bool is_contiguous;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_is_contiguous(given.get(), &is_contiguous));
-    if (!is_contiguous) fail(name, ": expected a contiguous tensor, as recurrence left it");
-  };
   const int64_t rows = a.user_rows;
+  d_step = cotangent("d_step", given_step, {{rows, kept_slots(a.cell), a.H}, 3});
+  d_h_in = cotangent("d_h_in", given_h_in, {{rows, a.P}, 2});
+  if (d_step && !has_tangent(a.cell))
+    fail("d_step: expected None for the cell ", a.cell, ", got a tensor");
+  const auto kept = [&](const char* name, const Handle& given, bool there, const Shape& shape) {
+    check_kept(a, name, given, there, shape);
+  };
   kept("step", step, true, {{rows, kept_slots(a.cell), a.H}, 3});
   kept("h_in", h_in, true, {{rows, a.P}, 2});
   kept("inner", inner, a.projected || a.cell == Cell::kGruResetBefore, {{rows, a.H}, 2});
@@ -211,7 +224,8 @@ void RecurrenceCotangents::check(RecurrenceArguments& a) {
   kept("moments", moments, a.sums_normalized() || a.cell_normalized(), {{rows, kMoments}, 2});
 }
 
-RecurrenceGradients::RecurrenceGradients(const RecurrenceArguments& a) {
+RecurrenceGradients::RecurrenceGradients(const RecurrenceArguments& a, bool save) {
+  if (save) a.check_tangent();
   const auto make = [&](bool wanted, const Shape& shape) {
     return empty(wanted ? shape : Shape{{0}, 1}, a.dtype, a.device);
   };
@@ -222,11 +236,71 @@ RecurrenceGradients::RecurrenceGradients(const RecurrenceArguments& a) {
   out = make(a.projected, {{rows, a.P}, 2});
   h_0 = make(true, {{a.B, a.P}, 2});
   c_0 = make(a.has_cell(), {{a.B, a.H}, 2});
+  whole_h = make(save, {{rows, a.H}, 2});
+  whole_c = make(save && a.has_cell(), {{rows, a.H}, 2});
 }
 
 void RecurrenceGradients::put(StableIValue* stack) && {
   int64_t i = 0;
-  for (Handle* tensor : {&x, &sum, &cell, &out, &h_0, &c_0})
+  for (Handle* tensor : {&x, &sum, &cell, &out, &h_0, &c_0, &whole_h, &whole_c})
+    stack[i++] = result(std::move(*tensor));
+}
+
+// ---- tangents -----------------------------------------------------------------------------------
+
+void RecurrenceArguments::check_tangent() const {
+  if (!has_tangent(cell)) fail("cell: expected lstm, gru, rnn_tanh or rnn_relu, got ", cell);
+  const auto without = [](const char* name, bool given) {
+    if (given) fail(name, ": expected none for a second derivative or a tangent");
+  };
+  without("w_hr", projected);
+  without("h_mask", bool(h_mask));
+  without("peephole", bool(peephole));
+  without("norm_hh", bool(norm_hh));
+  without("norm_c", bool(norm_c));
+  without("hard_sigmoid", hard_sigmoid);
+  without("zoneout_h", noise.zoneout_h != 0);
+  without("zoneout_c", noise.zoneout_c != 0);
+  without("candidate_dropout", noise.candidate != 0);
+  without("cell_clip", cell_clip != 0);
+}
+
+TangentGiven::TangentGiven(ArgumentReader& read)
+    : given_sum(read.optional_tensor()),
+      step(read.tensor()),
+      whole_h(read.optional_tensor()),
+      whole_c(read.optional_tensor()),
+      return_cells(read.boolean()) {}
+
+void TangentGiven::check(RecurrenceArguments& a) {
+  a.check_tangent();
+  const int64_t rows = a.user_rows;
+  sum = View(given_sum);
+  if (sum) a.check("t_sum", sum, {{rows, a.gates()}, 2});
+  sum = a.contiguous(sum);
+  check_kept(a, "step", step, true, {{rows, kept_slots(a.cell), a.H}, 3});
+  if (whole_h) check_kept(a, "whole_h", whole_h, true, {{rows, a.H}, 2});
+  if (bool(whole_c) != (whole_h && a.has_cell()))
+    fail("whole_c: expected a tensor for an LSTM with whole_h, else None");
+  if (whole_c) check_kept(a, "whole_c", whole_c, true, {{rows, a.H}, 2});
+}
+
+TangentOutputs::TangentOutputs(const RecurrenceArguments& a, const TangentGiven& given) {
+  const auto make = [&](bool wanted, const Shape& shape) {
+    return empty(wanted ? shape : Shape{{0}, 1}, a.dtype, a.device);
+  };
+  const int64_t rows = a.user_rows;
+  y = make(true, a.rows_shape(a.P));
+  cells = make(given.return_cells, a.rows_shape(a.H));
+  h_n = make(true, {{a.B, a.P}, 2});
+  c_n = make(a.has_cell(), {{a.B, a.H}, 2});
+  h_in = make(true, {{rows, a.P}, 2});
+  second = make(bool(given.whole_h), {{rows, kept_slots(a.cell), a.H}, 3});
+}
+
+void TangentOutputs::put(StableIValue* stack) && {
+  int64_t i = 0;
+  for (Handle* tensor : {&y, &cells, &h_n, &c_n, &h_in, &second})
     stack[i++] = result(std::move(*tensor));
 }
 

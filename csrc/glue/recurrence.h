@@ -1,5 +1,5 @@
-// The operators recurrence and recurrence_backward on whatever device: their arguments, checked, as
-// the kernels read them (csrc/recurrence.h), and their results.
+// The operators recurrence, recurrence_backward and recurrence_tangent on whatever device: their
+// arguments, checked, as the kernels read them (csrc/recurrence.h), and their results.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace seq2seq_ext {
 
-// What both operators begin with, in the order of ops.cpp.
+// What all of them begin with, in the order of ops.cpp.
 struct RecurrenceGiven {
   Handle x, w_hh, b_hn, w_hr, h_0, c_0, h_mask, peephole, norm_hh, norm_c, bias_c, seed;
   Handle lengths, batch_sizes, resets;
@@ -36,6 +36,8 @@ struct RecurrenceArguments : Common, Batch {
   bool sums_apart() const { return cell == Cell::kGru || norm_hh; }
   bool cell_normalized() const { return bool(norm_c); }
   bool sums_normalized() const { return bool(norm_hh); }
+  // Throws where the call has a variant, or a cell, whose tangent the kernels do not know.
+  void check_tangent() const;
 
   // All but lengths and offsets, which a device may want to have itself.
   template <typename T>
@@ -79,9 +81,10 @@ struct RecurrenceOutputs {
 
 // What recurrence_backward gets beside the arguments of recurrence.
 struct RecurrenceCotangents {
-  Handle given_y, given_cells, given_h_n, given_c_n;
+  Handle given_y, given_cells, given_h_n, given_c_n, given_step, given_h_in;
   Handle step, h_in, inner, out, sums, moments;
-  View y, cells, h_n, c_n;  // contiguous, or none: zero
+  bool save;                                // whether a second derivative may follow
+  View y, cells, h_n, c_n, d_step, d_h_in;  // contiguous, or none: zero
 
   explicit RecurrenceCotangents(ArgumentReader& read);
   void check(RecurrenceArguments& a);
@@ -89,18 +92,47 @@ struct RecurrenceCotangents {
   void fill(RecurrenceBackward<T>& call) const {
     const auto rows = [](const View& view) { return static_cast<const T*>(view.data()); };
     call.d_y = rows(y), call.d_cells = rows(cells), call.d_h_n = rows(h_n), call.d_c_n = rows(c_n);
+    call.d_step = rows(d_step), call.d_h_in = rows(d_h_in);
     call.kept = {at<T>(step), at<T>(h_in), at<T>(inner), at<T>(out), at<T>(sums), at<T>(moments)};
   }
 };
 
 struct RecurrenceGradients {
-  Handle x, sum, cell, out, h_0, c_0;
+  Handle x, sum, cell, out, h_0, c_0, whole_h, whole_c;
 
-  explicit RecurrenceGradients(const RecurrenceArguments& a);
+  RecurrenceGradients(const RecurrenceArguments& a, bool save);
   template <typename T>
   void fill(RecurrenceBackward<T>& call) const {
     call.d_x = at<T>(x), call.d_sum = at<T>(sum), call.d_cell = at<T>(cell);
     call.d_out = at<T>(out), call.d_h_0 = at<T>(h_0), call.d_c_0 = at<T>(c_0);
+    call.whole_h = at<T>(whole_h), call.whole_c = at<T>(whole_c);
+  }
+  void put(StableIValue* stack) &&;
+};
+
+// What recurrence_tangent gets beside the arguments of recurrence, and its results.
+struct TangentGiven {
+  Handle given_sum, step, whole_h, whole_c;
+  bool return_cells;
+  View sum;  // contiguous, or none: zero
+
+  explicit TangentGiven(ArgumentReader& read);
+  void check(RecurrenceArguments& a);
+  template <typename T>
+  void fill(RecurrenceTangent<T>& call) const {
+    call.sum = static_cast<const T*>(sum.data());
+    call.step = at<T>(step), call.whole_h = at<T>(whole_h), call.whole_c = at<T>(whole_c);
+  }
+};
+
+struct TangentOutputs {
+  Handle y, cells, h_n, c_n, h_in, second;
+
+  TangentOutputs(const RecurrenceArguments& a, const TangentGiven& given);
+  template <typename T>
+  void fill(RecurrenceTangent<T>& call) const {
+    call.y = at<T>(y), call.cells = at<T>(cells), call.h_n = at<T>(h_n), call.c_n = at<T>(c_n);
+    call.kept.h_in = at<T>(h_in), call.second = at<T>(second);
   }
   void put(StableIValue* stack) &&;
 };

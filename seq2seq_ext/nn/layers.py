@@ -52,6 +52,7 @@ class _Layer(nn.RNNBase):
     # None in a plain layer, as in those that began as torch.nn's.
     _variant: Variant | None = None
     _sizes: tuple[int, ...] | None = None  # of the layers, where they were listed
+    save: str = "gates"  # what is kept for backward
     __prepare_scriptable__ = functional.refuse_script
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -98,8 +99,11 @@ class _Layer(nn.RNNBase):
         proj_size: int,
         device: torch.device | str | int | None,
         dtype: torch.dtype | None,
+        save: str,
         variants: LSTMVariants | CommonVariants,
     ) -> None:
+        if save not in functional.SAVE:
+            raise ValueError(f"save must be one of {', '.join(functional.SAVE)}, got {save!r}")
         variant = Variant(**variants)
         variant.check(self.torch_class.__name__, bool(bias), bool(proj_size))
         hidden_size, num_layers, sizes = variant_layers.hidden_sizes(hidden_size, num_layers)
@@ -118,6 +122,8 @@ class _Layer(nn.RNNBase):
             device,
             dtype,
         )
+        if save != self.save:
+            self.save = save
         if sizes is not None:
             self.hidden_size, self._sizes = cast("int", sizes), sizes
         if sizes is not None or variant != Variant():
@@ -233,6 +239,7 @@ class _Layer(nn.RNNBase):
             resets,
             self._packed,
             stack,
+            self.save,
         )
         if sizes is not None:
             P, H = zip(*sizes, strict=True)
@@ -255,6 +262,8 @@ class _Layer(nn.RNNBase):
 
     def extra_repr(self) -> str:
         described = [] if self._variant is None else self._variant.described()
+        if self.save != "gates":
+            described = [f"save={self.save!r}", *described]
         return ", ".join([nn.RNNBase.extra_repr(self), *described])
 
     def _current_weights(self) -> list[Tensor]:
@@ -332,6 +341,9 @@ class LSTM(_Layer):
         proj_size: size P < H that the hidden state is projected to; 0 for none, then P = H.
         device: where the parameters live.
         dtype: of the parameters: float32, float64 or, on a GPU, float16 or bfloat16.
+        save: what a call keeps for backward: ``"gates"``, or ``"states"``, the call's arguments and
+            results, of which backward computes the gates anew: less memory, more time
+            (docs/autograd.md).
 
     Attributes:
         weight_ih_l[k], weight_hh_l[k]: (4H, I or D*P) and (4H, P); rows of i, f, g, o.
@@ -361,6 +373,8 @@ class LSTM(_Layer):
         proj_size: int = 0,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        save: str = "gates",
         **variants: Unpack[LSTMVariants],
     ) -> None:
         _Layer.__init__(
@@ -376,6 +390,7 @@ class LSTM(_Layer):
             proj_size,
             device,
             dtype,
+            save,
             variants,
         )
 
@@ -433,7 +448,7 @@ class GRU(_Layer):
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
-            dtype: as for :class:`LSTM`.
+            dtype, save: as for :class:`LSTM`.
         proj_size: not supported, as in ``torch.nn``; it holds the place of that argument.
         reset_after: keyword only; whether the reset gate follows the recurrent product.
 
@@ -464,6 +479,7 @@ class GRU(_Layer):
         dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,
+        save: str = "gates",
         **variants: Unpack[CommonVariants],
     ) -> None:
         self.__dict__["reset_after"] = bool(reset_after)  # before there is a module to set it on
@@ -481,6 +497,7 @@ class GRU(_Layer):
             0,
             device,
             dtype,
+            save,
             variants,
         )
 
@@ -513,7 +530,7 @@ class RNN(_Layer):
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
-            dtype: as for :class:`LSTM`.
+            dtype, save: as for :class:`LSTM`.
         nonlinearity: :math:`\phi`, ``"tanh"`` or ``"relu"``.
         proj_size: not supported, as in ``torch.nn``; it holds the place of that argument.
 
@@ -543,6 +560,8 @@ class RNN(_Layer):
         proj_size: int | None = None,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        save: str = "gates",
         **variants: Unpack[CommonVariants],
     ) -> None:
         _refuse_proj_size(proj_size)
@@ -564,6 +583,7 @@ class RNN(_Layer):
             0,
             device,
             dtype,
+            save,
             variants,
         )
 

@@ -3,15 +3,23 @@
 One direction of one layer with every variant that :mod:`seq2seq_ext.variants.reference` describes.
 The kernels run what goes from step to step; weight gradients are products over all steps of what
 they left, formed here.
+
+Derivatives of derivatives.  ``recurrence_backward`` is linear in the gradients that it is given,
+and ``recurrence_tangent`` is its transpose: the recurrence's derivative in a direction, which
+forward mode wants, and the gradient of ``recurrence_backward`` by them, which a second derivative
+wants.  docs/autograd.md has the formulas.  The kernels know tangents of cells without variants;
+the others' are the reference's, differentiated by torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
+from seq2seq_ext import transforms
 from seq2seq_ext.kernels import below_autograd
 from seq2seq_ext.variants import reference
 
@@ -22,6 +30,7 @@ CELLS = ("lstm", "gru", "gru_reset_before", "rnn_tanh", "rnn_relu", "coupled_lst
 _NUMBER = {name: number for number, name in enumerate(CELLS)}
 _LSTMS = (CELLS.index("lstm"), CELLS.index("coupled_lstm"))
 _GRU, _RESET_BEFORE = CELLS.index("gru"), CELLS.index("gru_reset_before")
+_WITH_TANGENT = tuple(map(CELLS.index, ("lstm", "gru", "rnn_tanh", "rnn_relu")))
 _GATES = [reference.GATES[cell] for cell in CELLS]
 # As kept_slots() and kMoments in csrc/recurrence.h.
 _SLOTS = (6, 5, 4, 1, 1, 5)
@@ -29,6 +38,7 @@ _MOMENTS = 4
 
 _forward = torch.ops.seq2seq_ext.recurrence.default
 _backward = torch.ops.seq2seq_ext.recurrence_backward.default
+_tangent = torch.ops.seq2seq_ext.recurrence_tangent.default
 
 
 class Tensors(NamedTuple):
@@ -88,11 +98,45 @@ def recurrence(
         _NUMBER[cell], **{name: rest.pop(name) for name in Options._fields if name in rest}
     )
     tensors = Tensors(x, w_hh, **rest)
+    if transforms.active():
+        return _transformed(tensors, options, return_cells)
     # Whether any gradient can be asked for; inside torch.compile the backward pass is traced.
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     y, cells, h_n, c_n = _forward(*tensors, *options, save, return_cells)[:4]
-    lstm = options.cell in _LSTMS
-    return y, cells if return_cells else None, h_n, c_n if lstm else None
+    return y, cells if return_cells else None, h_n, c_n if options.cell in _LSTMS else None
+
+
+def _transformed(
+    tensors: Tensors, options: Options, return_cells: bool
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+    """The call under a function transform, or with dual tensors."""
+    levels, forward_mode = transforms.derivatives()
+    given = [t for t in tensors if t is not None]
+    if levels and (
+        levels > 1
+        or not _has_tangent(tensors, options)
+        or (forward_mode and any(map(transforms.requires_grad, given)))
+    ):
+        y, cells, h_n, c_n, _ = _reference(tensors, options)
+        return y, cells if return_cells else None, h_n, c_n
+    y, cells, h_n, c_n, *_ = _apply(tensors, options, return_cells)
+    return y, cells if return_cells else None, h_n, c_n if options.cell in _LSTMS else None
+
+
+def _has_tangent(tensors: Tensors, options: Options) -> bool:
+    """Whether the kernels know the call's derivative in a direction."""
+    plain = options._replace(reverse=False, stream=0, proj_clip=0.0) == Options(options.cell)
+    variants = (tensors.w_hr, tensors.h_mask, tensors.peephole, tensors.norm_hh, tensors.norm_c)
+    return plain and options.cell in _WITH_TANGENT and all(t is None for t in variants)
+
+
+def _reference(
+    tensors: Tensors, options: Options
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor]:
+    """``y, cells, h_n, c_n, h_in`` in plain torch."""
+    arguments = options._asdict()
+    cell = CELLS[arguments.pop("cell")]
+    return reference.steps(**tensors._asdict(), cell=cell, **arguments)
 
 
 # ---- shapes --------------------------------------------------------------------------------------
@@ -142,7 +186,7 @@ def _recurrence_fake(*arguments: Any) -> tuple[Tensor, ...]:
 
 @torch.library.register_fake("seq2seq_ext::recurrence_backward")  # type: ignore[untyped-decorator]
 def _recurrence_backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
-    tensors, options, _ = _split(arguments)
+    tensors, options, (*_, save) = _split(arguments)
     H, P, B, _ = _sizes(tensors, options)
     rows = tensors.x.numel() // tensors.x.size(-1)
 
@@ -156,6 +200,26 @@ def _recurrence_backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
         make(tensors.w_hr is not None, rows, P),
         make(True, B, P),
         make(options.cell in _LSTMS, B, H),
+        make(save, rows, H),
+        make(save and options.cell in _LSTMS, rows, H),
+    )
+
+
+@torch.library.register_fake("seq2seq_ext::recurrence_tangent")  # type: ignore[untyped-decorator]
+def _recurrence_tangent_fake(*arguments: Any) -> tuple[Tensor, ...]:
+    tensors, options, (_, step, whole_h, _, return_cells) = _split(arguments)
+    H, P, B, steps = _sizes(tensors, options)
+
+    def make(wanted: bool, *size: int) -> Tensor:
+        return tensors.x.new_empty(size if wanted else (0,))
+
+    return (
+        make(True, *steps, P),
+        make(return_cells, *steps, H),
+        make(True, B, P),
+        make(options.cell in _LSTMS, B, H),
+        make(True, step.size(0), P),
+        make(whole_h is not None, *step.shape),
     )
 
 
@@ -166,36 +230,161 @@ def _sums_apart(tensors: Tensors, options: Options) -> bool:
 
 # ---- derivatives ---------------------------------------------------------------------------------
 
-_DIFFERENTIABLE = Tensors._fields.index("seed")  # what comes before it, but for h_mask
+_N = len(Tensors._fields)
+_WEIGHTS = ("w_hh", "b_hn", "w_hr", "peephole", "norm_hh", "norm_c", "bias_c")
+
+
+class _Call:
+    """A call but for its tensors, of which some are there.
+
+    Function transforms go through all arguments of a function one by one, in Python: to them this
+    is one, and what is None is none.
+    """
+
+    def __init__(self, options: Options, given: Sequence[Any], return_cells: bool = False) -> None:
+        self.options, self.return_cells, self.count = options, return_cells, len(given)
+        self.places = [place for place, tensor in enumerate(given) if tensor is not None]
+
+    def spread(self, present: Sequence[Any], missing: Any = None) -> list[Any]:
+        """A value for every argument, from those of the tensors that are there."""
+        every = [missing] * self.count
+        for place, value in zip(self.places, present, strict=True):
+            every[place] = value
+        return every
+
+    def chosen(self, every: Sequence[Any]) -> list[Any]:
+        """Those of the tensors that are there."""
+        return [every[place] for place in self.places]
 
 
 class _Recurrence(torch.autograd.Function):
+    """``recurrence``; of its results, those that backward reads are differentiable as well."""
+
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, options: Options, return_cells: bool, *given: Any) -> tuple[Tensor, ...]:
+    def forward(call: _Call, *present: Tensor) -> tuple[Tensor, ...]:
+        given = call.spread(present)
         with below_autograd():
-            outputs = cast("tuple[Tensor, ...]", _forward(*given, *options, True, return_cells))
-        _, cells, _, c_n, *kept = outputs
-        ctx.options = options
+            return cast(
+                "tuple[Tensor, ...]", _forward(*given, *call.options, True, call.return_cells)
+            )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.call, *present = inputs
+        _, cells, _, c_n, step, h_in, *others = output
+        ctx.has_tangent = _has_tangent(Tensors(*ctx.call.spread(present)), ctx.call.options)
+        if not ctx.has_tangent:
+            others += step, h_in
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*[t for t in (cells, c_n) if t.dim() == 1], *kept)
-        ctx.save_for_backward(*given, *kept)
-        return outputs
+        ctx.mark_non_differentiable(*[t for t in (cells, c_n) if t.dim() == 1], *others)
+        ctx.save_for_backward(*present, *output[4:])
+        ctx.save_for_forward(*present, *output[4:])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-        d_y, d_cells, d_h_n, d_c_n = cotangents[:4]
-        wanted = ctx.needs_input_grad[2:]
-        if d_y is None and d_cells is None and d_h_n is None and d_c_n is None:
-            return (None,) * (2 + len(wanted))
-        n = len(Tensors._fields)
-        tensors, kept = Tensors(*ctx.saved_tensors[:n]), ctx.saved_tensors[n:]
-        if torch.is_grad_enabled():  # a second derivative is to be taken
-            gradients = _reference_gradients(tensors, ctx.options, cotangents[:4], wanted)
-        else:
+        d_outputs, d_kept = cotangents[:4], cotangents[4:6]
+        if all(d is None for d in cotangents):
+            return (None,) * len(ctx.needs_input_grad)
+        call: _Call = ctx.call
+        wanted = call.spread(ctx.needs_input_grad[1:], False)
+        saved = ctx.saved_tensors  # read once: torch.utils.checkpoint wants it so
+        tensors, kept = Tensors(*call.spread(saved[: len(call.places)])), saved[-6:]
+        if not (torch.is_grad_enabled() or transforms.active()):
             with below_autograd():
-                results = _backward(*tensors, *ctx.options, d_y, d_cells, d_h_n, d_c_n, *kept)
-            gradients = _gradients(tensors, ctx.options, kept, results, wanted)
-        return (None, None, *gradients)
+                results = _backward(*tensors, *call.options, *d_outputs, *d_kept, *kept, False)
+        elif ctx.has_tangent:  # a second derivative may be taken
+            given = (*tensors, *d_outputs, *d_kept, *kept[:2])
+            again = _Call(call.options, given)
+            results = _Backward.apply(again, *again.chosen(given))  # type: ignore[no-untyped-call]
+        else:
+            gradients = _reference_gradients(tensors, call.options, d_outputs, wanted)
+            return (None, *call.chosen(gradients))
+        return (None, *call.chosen(_gradients(tensors, call.options, kept, results, wanted)))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        call, saved = ctx.call, ctx.saved_tensors
+        tensors = Tensors(*call.spread(saved[: len(call.places)]))
+        t = Tensors(*call.spread(tangents[1:]))
+        step, h_in = saved[-6:-4]
+        t_sum = None if t.w_hh is None else h_in @ t.w_hh.t()
+        if t.b_hn is not None:
+            bias = torch.nn.functional.pad(t.b_hn, (h_in.size(1) * 2, 0))
+            t_sum = bias.expand(h_in.size(0), -1) if t_sum is None else t_sum + bias
+        direction = tensors._replace(
+            x=torch.zeros_like(tensors.x) if t.x is None else t.x, h_0=t.h_0, c_0=t.c_0, b_hn=None
+        )
+        if tensors.batch_sizes is not None and t.h_0 is None:
+            assert tensors.h_0 is not None
+            direction = direction._replace(h_0=torch.zeros_like(tensors.h_0))
+        *outputs, t_h_in, _ = _tangent(
+            *direction, *call.options, t_sum, step, None, None, call.return_cells
+        )
+        found = [None if t.dim() == 1 else t for t in outputs]
+        # The step's is read by no one: a second level is the reference's.
+        return (*found, torch.zeros_like(step), t_h_in, *[None] * 4)
+
+
+class _Backward(torch.autograd.Function):
+    """``recurrence_backward``, where a second derivative may follow."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(call: _Call, *present: Tensor) -> tuple[Tensor, ...]:
+        given = call.spread(present)
+        none = given[0].new_empty(0)  # of what variants keep
+        with below_autograd():
+            return cast(
+                "tuple[Tensor, ...]",
+                _backward(*given[:_N], *call.options, *given[_N:], *[none] * 4, True),
+            )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.call, *present = inputs
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*[t for t in output if t.dim() == 1], *output[6:])
+        d_x, d_sum, *_, whole_h, whole_c = output
+        ctx.save_for_backward(*present, d_x if d_sum.dim() == 1 else d_sum, whole_h, whole_c)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
+        *present, d_sum, whole_h, whole_c = ctx.saved_tensors
+        call: _Call = ctx.call
+        given = call.spread(present)
+        tensors, d_outputs, step = Tensors(*given[:_N]), given[_N : _N + 4], given[_N + 6]
+        v_x, v_sum, _, _, v_h_0, v_c_0 = cotangents[:6]
+        if torch.is_grad_enabled():
+            d_all = (*d_outputs, given[_N + 5])
+            return (None, *call.chosen(_reference_second(tensors, call.options, d_all, cotangents)))
+        if v_h_0 is None and tensors.batch_sizes is not None:
+            assert tensors.h_0 is not None
+            v_h_0 = torch.zeros_like(tensors.h_0)
+        direction = tensors._replace(
+            x=torch.zeros_like(tensors.x) if v_x is None else v_x, h_0=v_h_0, c_0=v_c_0, b_hn=None
+        )
+        lstm = call.options.cell in _LSTMS
+        with below_autograd():
+            of_y, of_cells, of_h_n, of_c_n, t_h_in, second = _tangent(
+                *direction,
+                *call.options,
+                v_sum,
+                step,
+                whole_h,
+                whole_c if lstm else None,
+                d_outputs[1] is not None,
+            )
+        of_w_hh = d_sum.reshape(t_h_in.size(0), -1).t() @ t_h_in
+        found = Tensors(cast("Tensor", None), of_w_hh)
+        of_outputs = [
+            None if d is None else t
+            for d, t in zip(d_outputs, (of_y, of_cells, of_h_n, of_c_n), strict=True)
+        ]
+        of_h_in = None if given[_N + 5] is None else t_h_in
+        return (None, *call.chosen((*found, *of_outputs, None, of_h_in, second, None)))
 
 
 def _gradients(
@@ -203,27 +392,29 @@ def _gradients(
     options: Options,
     kept: tuple[Tensor, ...],
     results: tuple[Tensor, ...],
-    wanted: tuple[bool, ...],
+    wanted: list[bool],
 ) -> list[Tensor | None]:
     """Gradients of all tensors from what the kernels left of every step."""
     step, h_in, inner, _, sums, moments = kept
-    d_x, d_sum, d_cell, d_out, d_h_0, d_c_0 = results
-    want = Tensors(*wanted)
+    d_x, d_sum, d_cell, d_out, d_h_0, d_c_0 = results[:6]
+    want: Any = Tensors(*cast("list[Any]", wanted))
     rows, width = h_in.size(0), d_x.size(-1)
     H = width // _GATES[options.cell]
     d_gates = d_x.reshape(rows, width)
     d_product = d_sum if _sums_apart(tensors, options) else d_gates
-    normalized = d_gates  # gradient of the recurrent sums behind their normalization
-    if options.cell == _GRU and (want.b_hn or want.norm_hh):
-        d_n = d_gates[:, 2 * H :] * step[:, 0]
-        normalized = torch.cat([d_gates[:, : 2 * H], d_n], dim=1)
     found: dict[str, Tensor | None] = {"x": d_x, "h_0": d_h_0, "c_0": d_c_0}
     if want.w_hh:
         if options.cell == _RESET_BEFORE:
-            early, late = d_product.split([2 * H, H], dim=1)
+            early, late = torch.split(d_product, [2 * H, H], dim=1)
             found["w_hh"] = torch.cat([early.t() @ h_in, late.t() @ inner])
         else:
             found["w_hh"] = d_product.t() @ h_in
+    normalized = d_gates  # gradient of the recurrent sums behind their normalization
+    if options.cell == _GRU and tensors.norm_hh is None:
+        normalized = d_product
+    elif options.cell == _GRU and (want.b_hn or want.norm_hh):
+        d_n = d_gates[:, 2 * H :] * step[:, 0]
+        normalized = torch.cat([d_gates[:, : 2 * H], d_n], dim=1)
     if want.b_hn:
         found["b_hn"] = normalized[:, 2 * H :].sum(0)
     if want.w_hr:
@@ -231,7 +422,7 @@ def _gradients(
     if want.peephole:
         seen = step[:, -1], step[:, -2]  # c before the step, and after its gates
         g = _GATES[options.cell]
-        gates = d_gates.unflatten(1, (g, H))
+        gates = d_gates.view(rows, g, H)
         parts = [(gates[:, k] * seen[0]).sum(0) for k in range(g - 2)]
         found["peephole"] = torch.stack([*parts, (gates[:, g - 1] * seen[1]).sum(0)])
     if want.norm_hh:
@@ -248,37 +439,93 @@ def _reference_gradients(
     tensors: Tensors,
     options: Options,
     cotangents: tuple[Tensor | None, ...],
-    wanted: tuple[bool, ...],
+    wanted: list[bool],
 ) -> list[Tensor | None]:
-    """The same in plain torch, to be differentiated once more."""
-    arguments = options._asdict()
-    cell = CELLS[arguments.pop("cell")]
-    outputs = reference.recurrence(**tensors._asdict(), cell=cell, **arguments)
-    pairs = [
-        (output, d)
-        for output, d in zip(outputs, cotangents, strict=True)
-        if output is not None and d is not None
-    ]
+    """Those of :func:`_gradients` in plain torch, to be differentiated further."""
     inputs = [t for t, wish in zip(tensors, wanted, strict=True) if wish]
-    found = iter(
-        torch.autograd.grad(
-            [output for output, _ in pairs],
-            inputs,
-            [d for _, d in pairs],
-            create_graph=True,
-            allow_unused=True,
-        )
+
+    def outputs(*inputs: Tensor) -> list[Tensor]:
+        given = iter(inputs)
+        mixed = [next(given) if wish else t for t, wish in zip(tensors, wanted, strict=True)]
+        found = _reference(Tensors(*cast("list[Any]", mixed)), options)[:4]
+        return [
+            t for t, d in zip(found, cotangents, strict=True) if t is not None and d is not None
+        ]
+
+    pull = torch.func.vjp(outputs, *inputs)[1]
+    gradients = iter(pull([d for d in cotangents if d is not None]))
+    return [next(gradients) if wish else None for wish in wanted]
+
+
+def _reference_second(
+    tensors: Tensors,
+    options: Options,
+    cotangents: tuple[Tensor | None, ...],
+    seeds: tuple[Tensor | None, ...],
+) -> list[Tensor | None]:
+    """Gradients of what :class:`_Backward` takes, in plain torch, for a third derivative.
+
+    What was kept has none here: all goes straight to the tensors that it was computed of.
+    """
+    names = [
+        name for name in ("x", "w_hh", "b_hn", "h_0", "c_0") if getattr(tensors, name) is not None
+    ]
+    n = len(names)
+
+    def backward(*inputs: Tensor) -> list[Tensor]:
+        """What recurrence_backward returns and a seed is there for."""
+        given = tensors._replace(**dict(zip(names, inputs, strict=False)))
+        inner = [name for name in names if name != "w_hh"]
+        if options.cell == _GRU:  # b_hn in every row is what the sum of n is in every row
+            H = tensors.w_hh.size(1)
+            zero = given.x[..., :H] * 0
+            given = given._replace(b_hn=zero if given.b_hn is None else given.b_hn + zero)
+            inner = [*dict.fromkeys([*inner, "b_hn"])]
+
+        def forward(*direct: Tensor) -> list[Tensor]:
+            mixed = given._replace(**dict(zip(inner, direct, strict=True)))
+            found = _reference(mixed, options)
+            return [
+                t for t, d in zip(found, cotangents, strict=True) if t is not None and d is not None
+            ]
+
+        pull = torch.func.vjp(forward, *(getattr(given, name) for name in inner))[1]
+        found = dict(zip(inner, pull(list(inputs[n:])), strict=True))
+        if options.cell == _GRU:
+            rows = found["x"].flatten(0, -2)
+            found["sum"] = torch.cat([rows[:, : 2 * H], found["b_hn"].flatten(0, -2)], dim=1)
+        results = [found.get(name) for name in ("x", "sum", "cell", "out", "h_0", "c_0")]
+        return [t for t, v in zip(results, seeds, strict=False) if t is not None and v is not None]
+
+    d_given = [d for d in cotangents if d is not None]
+    pull = torch.func.vjp(backward, *(getattr(tensors, name) for name in names), *d_given)[1]
+    gradients = pull([v for v in seeds if v is not None])
+    of_tensors = dict(zip(names, gradients, strict=False))
+    rest = iter(gradients[n:])
+    of_cotangents = [None if d is None else next(rest) for d in cotangents]
+    return [
+        *(of_tensors.get(name) for name in Tensors._fields),
+        *of_cotangents[:4],
+        None,
+        of_cotangents[4],
+        None,
+        None,
+    ]
+
+
+def _apply(tensors: Tensors, options: Options, return_cells: bool) -> tuple[Tensor, ...]:
+    """All results of ``recurrence``, followed by autograd."""
+    call = _Call(options, tensors, return_cells)
+    outputs: tuple[Tensor, ...] = _Recurrence.apply(  # type: ignore[no-untyped-call]
+        call, *call.chosen(tensors)
     )
-    return [next(found) if wish else None for wish in wanted]
+    return outputs
 
 
 def _recurrence_autograd(*arguments: Any) -> tuple[Tensor, ...]:
     tensors, options, (_, return_cells) = _split(arguments)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        output: tuple[Tensor, ...] = _Recurrence.apply(  # type: ignore[no-untyped-call]
-            options, return_cells, *tensors
-        )
-        return output
+        return _apply(tensors, options, return_cells)
     with below_autograd():
         return cast("tuple[Tensor, ...]", _forward(*arguments))
 
@@ -286,6 +533,77 @@ def _recurrence_autograd(*arguments: Any) -> tuple[Tensor, ...]:
 # Kept alive: torch unregisters what a library holds when the library goes.
 _library = torch.library.Library("seq2seq_ext", "IMPL")  # type: ignore[no-untyped-call]
 _library.impl("recurrence", _recurrence_autograd, "Autograd")  # type: ignore[no-untyped-call]
-_library.impl(  # type: ignore[no-untyped-call]
-    "recurrence_backward", torch.library.fallthrough_kernel, "Autograd"
-)
+for _name in ("recurrence_backward", "recurrence_tangent"):
+    _library.impl(_name, torch.library.fallthrough_kernel, "Autograd")  # type: ignore[no-untyped-call]
+
+
+# ---- vmap ----------------------------------------------------------------------------------------
+
+# Where each operator has the axis of sequences, or of rows: 1 in what is shaped like x, unless it
+# is packed, 0 in everything else.
+_LIKE_X = {"x", "resets"}
+
+
+def _register_vmap(name: str, rest_like_x: set[int], results_like_x: set[int]) -> None:
+    """Let ``vmap`` put its axis behind that of sequences, as that many sequences more.
+
+    Where weights are batched as well, and with noise, which goes by the number of the sequence,
+    the members run one by one.
+    """
+    op = getattr(torch.ops.seq2seq_ext, name).default
+    rest_first = _N + len(Options._fields)
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        V, tensors = info.batch_size, Tensors(*arguments[:_N])
+        dims = Tensors(*in_dims[:_N])
+        if tensors.seed is not None or any(getattr(dims, name) is not None for name in _WEIGHTS):
+            members = [
+                op(
+                    *(
+                        a if d is None else a.select(d, v).contiguous()
+                        for a, d in zip(arguments, in_dims, strict=True)
+                    )
+                )
+                for v in range(V)
+            ]
+            return tuple(map(torch.stack, zip(*members, strict=True))), (0,) * len(members[0])
+
+        steps = 1 if tensors.batch_sizes is None else 0
+
+        def folded(index: int) -> Any:
+            value, dim = arguments[index], in_dims[index]
+            field = Tensors._fields[index] if index < _N else ""
+            if not isinstance(value, Tensor) or field in _WEIGHTS:
+                return value
+            if field == "batch_sizes":
+                return value * V
+            if value.numel() == 0 and value.dim() == (1 if dim is None else 2):
+                return value if dim is None else value.select(dim, 0)
+            axis = steps if field in _LIKE_X or index - rest_first in rest_like_x else 0
+            if dim is None:
+                value = value.unsqueeze(axis + 1).expand(
+                    *value.shape[: axis + 1], V, *value.shape[axis + 1 :]
+                )
+            else:
+                value = value.movedim(dim, axis + 1)
+            return value.flatten(axis, axis + 1).contiguous()
+
+        results = op(*map(folded, range(len(arguments))))
+        outputs: list[Tensor] = []
+        out_dims: list[int | None] = []
+        for index, result in enumerate(results):
+            axis = steps if index in results_like_x else 0
+            if result.dim() > 1:
+                result = torch.unflatten(result, axis, (result.size(axis) // V, V))
+                out_dims.append(axis + 1)
+            else:  # not there
+                out_dims.append(None)
+            outputs.append(result)
+        return tuple(outputs), tuple(out_dims)
+
+    torch.library.register_vmap(f"seq2seq_ext::{name}", rule)
+
+
+_register_vmap("recurrence", set(), {0, 1})
+_register_vmap("recurrence_backward", {0, 1}, {0})
+_register_vmap("recurrence_tangent", set(), {0, 1})

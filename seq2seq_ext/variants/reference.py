@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import layer_norm, linear
+from torch.nn.functional import linear
 
 from seq2seq_ext.variants import noise
 
-__all__ = ["GATES", "recurrence"]
+__all__ = ["GATES", "layer_norm", "recurrence", "steps"]
 
 GATES = {
     "lstm": 4,
@@ -95,6 +95,40 @@ def recurrence(
     >>> y.shape, h_n.shape
     (torch.Size([5, 2, 3]), torch.Size([2, 3]))
     """
+    return steps(**locals())[:4]  # with every argument
+
+
+def steps(
+    x: Tensor,
+    w_hh: Tensor,
+    *,
+    cell: str,
+    reverse: bool,
+    b_hn: Tensor | None,
+    w_hr: Tensor | None,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    h_mask: Tensor | None,
+    peephole: Tensor | None,
+    norm_hh: Tensor | None,
+    norm_c: Tensor | None,
+    bias_c: Tensor | None,
+    seed: Tensor | None,
+    lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    resets: Tensor | None,
+    hard_sigmoid: bool,
+    zoneout_h: float,
+    zoneout_c: float,
+    candidate_dropout: float,
+    cell_clip: float,
+    proj_clip: float,
+    stream: int,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor]:
+    """What :func:`recurrence` returns, and what ``w_hh`` multiplied, (rows, P).
+
+    ``b_hn`` may have a row for each of ``x``.
+    """
     if batch_sizes is not None:
         sizes = batch_sizes.tolist()
         running = torch.arange(sizes[0])[None, :] < batch_sizes[:, None]  # (T, B)
@@ -105,6 +139,7 @@ def recurrence(
             return grid.index_put((running,), packed)
 
         x = dense(x)
+        b_hn = dense(b_hn) if b_hn is not None and b_hn.dim() > 1 else b_hn
         resets = None if resets is None else dense(resets)
     elif lengths is not None:
         running = torch.arange(len(x), device=x.device)[:, None] < lengths.to(x.device)
@@ -127,13 +162,14 @@ def recurrence(
         if norm_hh is None:
             return sums
         gain = norm_hh[first * H : first * H + sums.shape[1]]
-        return layer_norm(sums, sums.shape[1:], gain)
+        return layer_norm(sums, gain)
 
     def clip(value: Tensor, limit: float) -> Tensor:
         return value.clamp(-limit, limit) if limit else value
 
     outputs: list[Tensor] = []
     cells: list[Tensor] = []
+    inputs: list[Tensor] = []
     for t in reversed(range(T)) if reverse else range(T):
         now = running[t, :, None]
         h_old, c_old = h, c
@@ -149,13 +185,15 @@ def recurrence(
             i = 1 - f if cell == "coupled_lstm" else sigma(gates[0] + see[0] * c_old)
             c_raw = clip(f * c_old + i * candidate_mask[t] * torch.tanh(gates[-2]), cell_clip)
             o = sigma(gates[-1] + see[-1] * c_raw)
-            seen = c_raw if norm_c is None else layer_norm(c_raw, (H,), norm_c, bias_c)
+            seen = c_raw if norm_c is None else layer_norm(c_raw, norm_c, bias_c)
             h_raw = o * torch.tanh(seen)
         elif cell == "gru":
             x_r, x_z, x_n = x[t].chunk(3, dim=1)
             h_r, h_z, h_n = norm(linear(h_in, w_hh)).chunk(3, dim=1)
             r, z = sigma(x_r + h_r), sigma(x_z + h_z)
-            n = candidate_mask[t] * torch.tanh(x_n + r * (h_n if b_hn is None else h_n + b_hn))
+            if b_hn is not None:
+                h_n = h_n + (b_hn[t] if b_hn.dim() > 1 else b_hn)
+            n = candidate_mask[t] * torch.tanh(x_n + r * h_n)
             h_raw = (1 - z) * n + z * h_old
         elif cell == "gru_reset_before":
             x_r, x_z, x_n = x[t].chunk(3, dim=1)
@@ -174,13 +212,25 @@ def recurrence(
         c = torch.where(now, (1 - keep_c[t]) * c_raw + keep_c[t] * c_old, c)
         outputs.append(torch.where(now, h, 0))
         cells.append(torch.where(now, c, 0))
+        inputs.append(torch.where(now, h_in, 0))
     if reverse:
-        outputs.reverse()
-        cells.reverse()
-    y, all_c = torch.stack(outputs), torch.stack(cells)
+        for rows in (outputs, cells, inputs):
+            rows.reverse()
+    y, all_c, all_in = torch.stack(outputs), torch.stack(cells), torch.stack(inputs)
     if batch_sizes is not None:
-        y, all_c = y[running], all_c[running]
-    return (y, all_c, h, c) if lstm else (y, None, h, None)
+        y, all_c, all_in = y[running], all_c[running], all_in[running]
+    all_in = all_in.reshape(-1, P)
+    return (y, all_c, h, c, all_in) if lstm else (y, None, h, None, all_in)
+
+
+def layer_norm(x: Tensor, gain: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Layer normalization over the last axis.
+
+    Of simple operators: ``torch.nn.functional.layer_norm`` is wrong in reverse over forward mode.
+    """
+    x = x - x.mean(-1, keepdim=True)
+    x = x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * gain
+    return x if bias is None else x + bias
 
 
 def _hard_sigmoid(x: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout, layer_norm, linear
 
-from seq2seq_ext.variants import Variant
+from seq2seq_ext import transforms
+from seq2seq_ext.variants import Variant, reference
 from seq2seq_ext.variants.operator import recurrence
 from seq2seq_ext.variants.reference import GATES
 
@@ -144,7 +145,7 @@ class Stack:
             outputs, cells = [], []
             for index in range(layer * D, layer * D + D):
                 w, h = self.directions[index], first_h[index]
-                gates, b_hn = _gates(x, w, self.cell)
+                gates, b_hn = gates_of(x, w, self.cell)
                 y, c, h_last, c_last = recurrence(
                     gates,
                     dropout(w.w_hh, variant.weight_drop) if weights_drop else w.w_hh,
@@ -198,7 +199,7 @@ class Stack:
         return dropout(gates.new_ones(B, w.w_hh.size(1)), self.variant.state_dropout)
 
 
-def _gates(x: Tensor, w: Direction, cell: str) -> tuple[Tensor, Tensor | None]:
+def gates_of(x: Tensor, w: Direction, cell: str) -> tuple[Tensor, Tensor | None]:
     """The input's part of the gates with all biases but b_hn of a GRU, which is the second."""
     bias, b_hn = w.b_ih, None
     if bias is not None and w.b_hh is not None:
@@ -211,4 +212,6 @@ def _gates(x: Tensor, w: Direction, cell: str) -> tuple[Tensor, Tensor | None]:
     if w.norm_ih is None:
         return linear(x, w.w_ih, bias), b_hn
     gates = linear(x, w.w_ih)
+    if transforms.active():
+        return reference.layer_norm(gates, w.norm_ih, bias), b_hn
     return layer_norm(gates, gates.shape[-1:], w.norm_ih, bias), b_hn
