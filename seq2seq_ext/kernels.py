@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 # Importing these registers the operators, and their CUDA kernels where there are any.
 from seq2seq_ext import _C, loading  # noqa: F401
@@ -16,7 +17,17 @@ GATES = (4, 3, 3, 1, 1)
 RESERVE_SLOTS = (5, 4, 3, 0, 0)
 UNIT_PADDING = 16
 
+# What there are kernels for; the CPU's widen the last two.
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
 rnn_op = torch.ops.seq2seq_ext.rnn.default
 rnn_backward_op = torch.ops.seq2seq_ext.rnn_backward.default
 prepack_op = torch.ops.seq2seq_ext.prepack.default
 below_autograd = torch._C._AutoDispatchBelowAutograd
+
+
+def kept_dtype(x: Tensor) -> torch.dtype:
+    """In which the kernels calculate for ``x``, and keep what backward needs."""
+    if x.dtype in (torch.float16, torch.bfloat16) and not x.is_cuda:
+        return torch.float32
+    return x.dtype

@@ -82,9 +82,7 @@ def call(
             found["norm_hh"] = draw(G * H)
             if lstm:
                 found["norm_c"], found["bias_c"] = draw(H), draw(H)
-        elif variant == "noise":
-            found.update(zoneout_h=0.3, zoneout_c=0.2 if lstm else 0.0)
-        elif variant == "expected":
+        elif variant == "noise" or variant == "expected":
             found.update(zoneout_h=0.3, zoneout_c=0.2 if lstm else 0.0)
         elif variant == "candidate":
             found["candidate_dropout"] = 0.25

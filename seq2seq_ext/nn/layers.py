@@ -328,7 +328,7 @@ class LSTM(_Layer):
         bidirectional: whether a second direction reads each sequence from its end (D = 2).
         proj_size: size P < H that the hidden state is projected to; 0 for none, then P = H.
         device: where the parameters live.
-        dtype: of the parameters: float32, float64 or, on a GPU, float16 or bfloat16.
+        dtype: of the parameters: float32, float64, float16 or bfloat16 (docs/low-precision.md).
 
     Attributes:
         weight_ih_l[k], weight_hh_l[k]: (4H, I or D*P) and (4H, P); rows of i, f, g, o.

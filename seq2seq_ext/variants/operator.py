@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from seq2seq_ext.kernels import below_autograd
+from seq2seq_ext.kernels import below_autograd, kept_dtype
 from seq2seq_ext.variants import reference
 
 __all__ = ["CELLS", "recurrence"]
@@ -72,7 +72,7 @@ def recurrence(
 
     Args:
         x, w_hh, cell: as for :func:`seq2seq_ext.variants.reference.recurrence`, as are the others,
-            by keyword.  float32 or float64, on CUDA also float16 or bfloat16.
+            by keyword.  float32, float64, float16 or bfloat16.
         return_cells: whether c of every step is wanted; the second result is None otherwise.
 
     Raises:
@@ -126,17 +126,21 @@ def _recurrence_fake(*arguments: Any) -> tuple[Tensor, ...]:
     def make(wanted: bool, *size: int) -> Tensor:
         return tensors.x.new_empty(size if wanted else (0,))
 
+    def keep(wanted: bool, *size: int) -> Tensor:
+        size = size if save and wanted else (0,)
+        return tensors.x.new_empty(size, dtype=kept_dtype(tensors.x))
+
     return (
         make(True, *steps, P),
         make(return_cells, *steps, H),
         make(True, B, P),
         make(lstm, B, H),
-        make(save, rows, _SLOTS[options.cell], H),
-        make(save, rows, P),
-        make(save and (projected or options.cell == _RESET_BEFORE), rows, H),
-        make(save and projected, rows, P),
-        make(save and normalized, rows, _GATES[options.cell] * H),
-        make(save and (normalized or tensors.norm_c is not None), rows, _MOMENTS),
+        keep(True, rows, _SLOTS[options.cell], H),
+        keep(True, rows, P),
+        keep(projected or options.cell == _RESET_BEFORE, rows, H),
+        keep(projected, rows, P),
+        keep(normalized, rows, _GATES[options.cell] * H),
+        keep(normalized or tensors.norm_c is not None, rows, _MOMENTS),
     )
 
 
@@ -145,9 +149,11 @@ def _recurrence_backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
     tensors, options, _ = _split(arguments)
     H, P, B, _ = _sizes(tensors, options)
     rows = tensors.x.numel() // tensors.x.size(-1)
+    # Autograd rounds gradients to the dtypes of what they are gradients of.
+    dtype = kept_dtype(tensors.x)
 
     def make(wanted: bool, *size: int) -> Tensor:
-        return tensors.x.new_empty(size if wanted else (0,))
+        return tensors.x.new_empty(size if wanted else (0,), dtype=dtype)
 
     return (
         make(True, *tensors.x.shape),
