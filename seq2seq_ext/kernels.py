@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -24,6 +27,14 @@ rnn_op = torch.ops.seq2seq_ext.rnn.default
 rnn_backward_op = torch.ops.seq2seq_ext.rnn_backward.default
 prepack_op = torch.ops.seq2seq_ext.prepack.default
 below_autograd = torch._C._AutoDispatchBelowAutograd
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
+    torch._C.DispatchKey.AutocastCUDA
+)
+
+
+def without_autocast() -> AbstractContextManager[None]:
+    """Products as they stand, also where a compiler runs backward under forward's autocast."""
+    return cast("AbstractContextManager[None]", torch._C._ExcludeDispatchKeyGuard(_AUTOCAST))
 
 
 def kept_dtype(x: Tensor) -> torch.dtype:

@@ -135,8 +135,8 @@ def attempt(
     """What :func:`rnn` returns, or None: the call is not a usual one, or the operator refuses it.
 
     The operator checks whatever it reads, at a tenth of the price that checks in Python have, but
-    in its own words, and knows nothing of autocast.  So layers and cells attempt a call without checks
-    of their own, and one that was refused goes through them to learn why.
+    in its own words, and knows nothing of autocast.  So layers and cells attempt a call without
+    checks of their own, and one that was refused goes through them to learn why.
 
     ``x`` may be (B, I) as for :func:`step`, whose h is then the first result.
     """

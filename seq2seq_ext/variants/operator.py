@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from seq2seq_ext.kernels import below_autograd, kept_dtype
+from seq2seq_ext.kernels import below_autograd, kept_dtype, without_autocast
 from seq2seq_ext.variants import reference
 
 __all__ = ["CELLS", "recurrence"]
@@ -200,7 +200,8 @@ class _Recurrence(torch.autograd.Function):
         else:
             with below_autograd():
                 results = _backward(*tensors, *ctx.options, d_y, d_cells, d_h_n, d_c_n, *kept)
-            gradients = _gradients(tensors, ctx.options, kept, results, wanted)
+            with without_autocast():
+                gradients = _gradients(tensors, ctx.options, kept, results, wanted)
         return (None, None, *gradients)
 
 
