@@ -58,6 +58,21 @@ _USED = re.compile(r"Used (\d+) registers")
 _SHARED = re.compile(r"(\d+) bytes smem")
 
 
+def lasting(symbol: str) -> str:
+    """A symbol without what the compiler draws for each run: its name of an anonymous namespace.
+
+    >>> lasting("_ZN3s2s32_GLOBAL__N__0123abcd_4_a_cu_77_63run")
+    '_ZN3s2s12_GLOBAL__N_13run'
+    """
+    match = re.search(r"(\d+)_GLOBAL__N__", symbol)
+    if match is None:
+        return symbol
+    length = match[1]
+    begin = match.start() + len(length)
+    drawn = symbol[begin : begin + int(length)]
+    return symbol.replace(length + drawn, "12_GLOBAL__N_1")
+
+
 def parse(output: str) -> list[Usage]:
     """What ``ptxas -v`` tells of each kernel, and of each function that it did not inline.
 
@@ -69,11 +84,11 @@ def parse(output: str) -> list[Usage]:
     entry = function = architecture = ""
     for line in output.splitlines():
         if match := _ENTRY.search(line):
-            entry, architecture = match[1], match[2]
+            entry, architecture = lasting(match[1]), match[2]
             kernels.add(entry)
             found.setdefault((entry, architecture), {})
         elif match := _PROPERTIES.search(line):
-            function = match[1]
+            function = lasting(match[1])
         elif match := _FRAME.search(line):
             frame = found.setdefault((function, architecture), {})
             frame["stack"], frame["spill_stores"], frame["spill_loads"] = map(int, match.groups())

@@ -159,8 +159,9 @@ ROW_STEP void row_enter(const M& m, const Recurrence<typename M::T>& a, const Pl
 template <class M>
 ROW_STEP void leave(const M& m, const Drawn<M>& drawn, const ForwardRow<M>& r, int64_t u,
                     int64_t left, typename M::V h) {
+  using A = typename M::A;
   const typename M::V old = m.load(r.h, u, left);
-  h = h + drawn.keep_h * (old - h);
+  h = (A(1) - drawn.keep_h) * h + drawn.keep_h * old;  // exact where it is 0 or 1
   m.store(r.h, u, left, h);
   m.store(r.y, u, left, h);
 }
@@ -263,7 +264,7 @@ ROW_STEP void lstm_forward(const M& m, const Recurrence<typename M::T>& a, const
     }
     const V g = M::tanh(sums.whole(m, kG, u, left));
     const V c = clipped(m, a.cell_clip, f * before + i * (drawn.candidate * g));
-    const V after = c + drawn.keep_c * (before - c);
+    const V after = (A(1) - drawn.keep_c) * c + drawn.keep_c * before;
     keep(m, a, r, kF, u, left, f);
     keep(m, a, r, kG, u, left, g);
     keep(m, a, r, kC, u, left, c);

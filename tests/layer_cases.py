@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
@@ -34,6 +35,16 @@ NAMES = list(_MAKE)
 STACKS = [(cell, 0) for cell in NAMES] + [("lstm", 5)]
 STACK_IDS = [*NAMES, "lstm_proj"]
 FORMS = ["dense", "lengths", "packed", "resets"]
+
+both_kinds = pytest.mark.parametrize(("ours", "theirs"), LAYERS, ids=LAYER_IDS)
+each_cell = pytest.mark.parametrize("cell", NAMES)
+
+
+def twins(ours: Any, theirs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    """A layer of ours and one of torch's with the same weights."""
+    layer, other = ours(*args, **kwargs), theirs(*args, **kwargs)
+    layer.load_state_dict(other.state_dict())
+    return layer, other
 
 
 def make(cell: str, *args: Any, **kwargs: Any) -> nn.RNNBase:

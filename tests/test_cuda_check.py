@@ -20,7 +20,9 @@ import cuda_check  # noqa: E402
 from cuda_check import Usage  # noqa: E402
 
 SCALE = "_ZN11seq2seq_ext36_GLOBAL__N__3fcf3cea_4_a_cu_7d0fb06f12scale_kernelIdLi5EEEvPT_iS2_"
+SCALE_LASTING = "_ZN11seq2seq_ext12_GLOBAL__N_112scale_kernelIdLi5EEEvPT_iS2_"
 SPILLY = "_ZN11seq2seq_ext36_GLOBAL__N__3fcf3cea_4_a_cu_7d0fb06f6spillyEPf"
+SPILLY_LASTING = "_ZN11seq2seq_ext12_GLOBAL__N_16spillyEPf"
 HELPER = "_ZN11seq2seq_ext6helperEPfi"
 
 CLEAN = f"""\
@@ -62,18 +64,26 @@ ptxas fatal   : Ptx assembly aborted due to errors
 
 
 def test_reads_a_kernel() -> None:
-    assert cuda_check.parse(CLEAN) == [Usage(SCALE, "75", True, registers=10, shared=2048)]
+    assert cuda_check.parse(CLEAN) == [Usage(SCALE_LASTING, "75", True, registers=10, shared=2048)]
 
 
 def test_reads_spills() -> None:
     assert cuda_check.parse(SPILLED) == [
-        Usage(SPILLY, "90", True, registers=32, stack=1168, spill_stores=2204, spill_loads=2464)
+        Usage(
+            SPILLY_LASTING,
+            "90",
+            True,
+            registers=32,
+            stack=1168,
+            spill_stores=2204,
+            spill_loads=2464,
+        )
     ]
 
 
 def test_reads_a_function_that_is_called() -> None:
     assert cuda_check.parse(CALLED) == [
-        Usage(SCALE, "120", True, registers=24, stack=16),
+        Usage(SCALE_LASTING, "120", True, registers=24, stack=16),
         Usage(HELPER, "120", False, spill_stores=4, spill_loads=8),
     ]
 
@@ -176,7 +186,7 @@ def test_writes_a_table_of_what_passes(tmp_path: Path) -> None:
     assert "CUDA 13.0" in text
     assert "csrc/cuda/some.cu" in text
     assert "| kernel | sm_75 |" in text
-    assert f"| `{SCALE}` | 10 +2048 |" in text
+    assert f"| `{SCALE_LASTING}` | 10 +2048 |" in text
 
 
 def test_refuses_spills_and_shows_them(tmp_path: Path) -> None:

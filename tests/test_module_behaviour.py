@@ -1,35 +1,26 @@
-"""What people do to a layer beside calling it: copy, store, move, parametrize and thread it."""
+"""What people do to a layer beside calling it: ask what it is, set modes, err, thread.
+
+Copies and moves are in test_module_copies.py, weights that are computed or shared in
+test_module_weights.py.
+"""
 
 from __future__ import annotations
 
 import copy
-import io
 import multiprocessing
-import pickle
 import threading
 import warnings
 from typing import Any
 
 import pytest
 import torch
-from layer_cases import LAYER_IDS, LAYERS, NAMES, make, random_state, states
+from layer_cases import LAYERS, both_kinds, each_cell, make, random_state, states, twins
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
 import seq2seq_ext.nn as fused
-
-both_kinds = pytest.mark.parametrize(("ours", "theirs"), LAYERS, ids=LAYER_IDS)
-each_cell = pytest.mark.parametrize("cell", NAMES)
-
-
-def twins(ours: Any, theirs: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-    """A layer of ours and one of torch's with the same weights."""
-    layer, other = ours(*args, **kwargs), theirs(*args, **kwargs)
-    layer.load_state_dict(other.state_dict())
-    return layer, other
-
 
 # Being made.
 
@@ -139,147 +130,6 @@ def test_subclasses_keep_what_is_theirs() -> None:
     assert torch.equal(layer(x)[0], fused.LSTM.forward(layer, x)[0] * 3)
 
 
-# Being copied, stored and moved.
-
-
-@both_kinds
-def test_copies_are_equal_and_independent(ours: Any, theirs: Any) -> None:
-    layer, x = ours(3, 4, 2, bidirectional=True), torch.randn(5, 2, 3)
-    file = io.BytesIO()
-    torch.save(layer, file)
-    file.seek(0)
-    expected = layer(x)[0]
-    for twin in (
-        copy.deepcopy(layer),
-        pickle.loads(pickle.dumps(layer)),
-        torch.load(file, weights_only=False),
-    ):
-        assert type(twin) is ours
-        assert torch.equal(twin(x)[0], expected)
-        with torch.no_grad():
-            twin.weight_hh_l0.zero_()
-        assert not torch.equal(twin(x)[0], expected)
-        assert torch.equal(layer(x)[0], expected)
-    shallow = copy.copy(layer)
-    assert shallow.weight_hh_l0 is layer.weight_hh_l0
-    assert torch.equal(shallow(x)[0], expected)
-
-
-@both_kinds
-def test_state_dict_goes_both_ways(ours: Any, theirs: Any) -> None:
-    layer, other = ours(3, 4, 2, bidirectional=True), theirs(3, 4, 2, bidirectional=True)
-    x = torch.randn(5, 2, 3)
-    layer.load_state_dict(other.state_dict())
-    torch.testing.assert_close(layer(x)[0], other(x)[0])
-    nn.init.normal_(layer.weight_hh_l1)
-    other.load_state_dict(layer.state_dict())
-    torch.testing.assert_close(layer(x)[0], other(x)[0])
-
-
-@both_kinds
-def test_moves_of_dtype_and_device(ours: Any, theirs: Any) -> None:
-    layer, other = twins(ours, theirs, 3, 4)
-    x = torch.randn(5, 2, 3)
-    torch.testing.assert_close(layer.double()(x.double())[0], other.double()(x.double())[0])
-    assert layer(x.double())[0].dtype == torch.float64
-    torch.testing.assert_close(layer.to(torch.float32)(x)[0], other.float()(x)[0])
-    layer.to("meta")
-    y, h_n = layer(x.to("meta"))
-    assert y.device.type == "meta"
-    assert y.shape == (5, 2, 4)
-    assert all(s.shape == (1, 2, 4) for s in states(h_n))
-    layer.to_empty(device="cpu").load_state_dict(other.state_dict())
-    torch.testing.assert_close(layer(x)[0], other(x)[0])
-
-
-def test_default_dtype_of_double() -> None:
-    torch.set_default_dtype(torch.float64)
-    assert fused.GRU(3, 4)(torch.randn(5, 3))[0].dtype == torch.float64
-
-
-@each_cell
-def test_changes_through_data_are_seen(cell: str) -> None:
-    """No version counter moves, so nothing derived from the weights may be kept between calls."""
-    layer, x = make(cell, 3, 4).eval(), torch.randn(5, 2, 3)
-    with torch.inference_mode():
-        before = layer(x)[0].clone()
-        layer.weight_hh_l0.data.mul_(2)
-        assert not torch.equal(layer(x)[0], before)
-        layer.weight_hh_l0.data.div_(2)
-        torch.testing.assert_close(layer(x)[0], before)
-
-
-def test_flat_weights_are_always_the_weights() -> None:
-    layer = fused.LSTM(3, 4, 2)
-    assert [id(w) for w in layer._flat_weights] == [id(p) for p in layer.parameters()]
-    layer.weight_hh_l1 = nn.Parameter(torch.zeros(16, 4))
-    assert layer._flat_weights[5] is layer.weight_hh_l1
-    layer.flatten_parameters()
-    layer.double()
-    assert all(w.dtype == torch.float64 for w in layer._flat_weights)
-
-
-# Weights that are computed, shared or swapped.
-
-
-@both_kinds
-def test_weight_norm_trains(ours: Any, theirs: Any) -> None:
-    layer, other = twins(ours, theirs, 3, 4, 2)
-    x = torch.randn(5, 2, 3)
-    for module in (layer, other):
-        parametrizations.weight_norm(module, "weight_hh_l0")
-        optimiser = torch.optim.SGD(module.parameters(), lr=0.5)
-        for _ in range(3):
-            optimiser.zero_grad()
-            module(x)[0].square().sum().backward()
-            optimiser.step()
-    assert isinstance(layer, ours)
-    assert isinstance(layer, theirs)
-    assert "property" not in repr(ours.__dict__.get("weight_hh_l0"))
-    for a, b in zip(layer.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(layer(x)[0], other(x)[0], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(copy.deepcopy(layer)(x)[0], layer(x)[0])
-
-    plain = ours(3, 4)  # a parametrization is of one layer, not of its class
-    assert not parametrize.is_parametrized(plain)
-    plain(torch.randn(5, 3))
-    parametrize.remove_parametrizations(layer, "weight_hh_l0")
-    assert type(layer) is ours
-    torch.testing.assert_close(layer(x)[0], other(x)[0], rtol=1e-4, atol=1e-5)
-
-
-def test_functional_call_uses_the_given_weights() -> None:
-    layer, other = fused.GRU(3, 4, 2), nn.GRU(3, 4, 2)
-    x = torch.randn(5, 2, 3)
-    found = torch.func.functional_call(layer, dict(other.named_parameters()), (x,))
-    torch.testing.assert_close(found[0], other(x)[0])
-    grads = torch.autograd.grad(found[0].sum(), other.parameters())
-    expected = torch.autograd.grad(other(x)[0].sum(), other.parameters())
-    torch.testing.assert_close(grads, expected)
-
-
-def test_a_weight_used_by_two_layers_gets_both_gradients() -> None:
-    a, b = fused.RNN(4, 4), fused.RNN(4, 4)
-    b.weight_hh_l0 = a.weight_hh_l0
-    c, d = nn.RNN(4, 4), nn.RNN(4, 4)
-    c.load_state_dict(a.state_dict()), d.load_state_dict(b.state_dict())
-    d.weight_hh_l0 = c.weight_hh_l0
-    x = torch.randn(5, 2, 4)
-    b(a(x)[0])[0].sum().backward()
-    d(c(x)[0])[0].sum().backward()
-    torch.testing.assert_close(a.weight_hh_l0.grad, c.weight_hh_l0.grad)
-
-
-def test_one_tensor_as_every_weight_of_a_layer() -> None:
-    layer, other = twins(fused.RNN, nn.RNN, 4, 4, 2)
-    for module in (layer, other):
-        for name in ("weight_hh_l0", "weight_ih_l1", "weight_hh_l1"):
-            setattr(module, name, module.weight_ih_l0)
-        module(torch.ones(5, 2, 4))[0].sum().backward()
-    torch.testing.assert_close(layer.weight_ih_l0.grad, other.weight_ih_l0.grad)
-
-
 # Modes of torch.
 
 
@@ -321,6 +171,58 @@ def test_weights_changed_between_forward_and_backward_are_noticed() -> None:
         layer.weight_hh_l0.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+@pytest.mark.parametrize("detached", [True, False], ids=["truncated", "whole"])
+@both_kinds
+def test_state_carried_from_chunk_to_chunk(ours: Any, theirs: Any, detached: bool) -> None:
+    """Backpropagation through time, truncated or not."""
+
+    def run(layer: nn.RNNBase, x: Tensor) -> list[Tensor]:
+        state, losses = None, []
+        for chunk in x.split(4):
+            y, state = layer(chunk, state)
+            losses.append(y.sin().sum())
+            if detached:
+                losses[-1].backward()
+                state = tuple(s.detach() for s in states(state))
+                state = state if len(state) == 2 else state[0]
+        if not detached:
+            sum(losses).backward()
+        return [*losses, *states(state), *(weight.grad for weight in layer.parameters())]
+
+    layer, other = twins(ours, theirs, 3, 4, 2)
+    x = torch.randn(11, 2, 3)
+    torch.testing.assert_close(run(layer, x), run(other, x))
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("form", ["dense", "lengths", "resets"])
+@each_cell
+def test_checkpoints_compute_forward_twice(cell: str, form: str, use_reentrant: bool) -> None:
+    layer = make(cell, 3, 4, 2, dropout=0.5)  # which is to be drawn alike both times
+    x = torch.randn(5, 2, 3, requires_grad=True)
+    options = {
+        "dense": {},
+        "lengths": {"lengths": torch.tensor([3, 5])},
+        "resets": {"resets": torch.rand(5, 2) < 0.3},
+    }[form]
+
+    def call(x: Tensor) -> Tensor:
+        return layer(x, **options)[0]
+
+    def run(y: Tensor) -> list[Tensor]:
+        layer.zero_grad()
+        x.grad = None
+        y.sin().sum().backward()
+        return [y, x.grad, *(weight.grad for weight in layer.parameters())]
+
+    torch.manual_seed(1)
+    expected = run(call(x))
+    torch.manual_seed(1)
+    found = run(checkpoint(call, x, use_reentrant=use_reentrant))
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
 
 
 @both_kinds

@@ -170,8 +170,8 @@ def recurrence(
         if w_hr is not None:
             h_raw = clip(linear(h_raw, w_hr), proj_clip)
         share = keep_h[t, :, :P]
-        h = torch.where(now, h_raw + share * (h_old - h_raw), h)
-        c = torch.where(now, c_raw + keep_c[t] * (c_old - c_raw), c)
+        h = torch.where(now, (1 - share) * h_raw + share * h_old, h)
+        c = torch.where(now, (1 - keep_c[t]) * c_raw + keep_c[t] * c_old, c)
         outputs.append(torch.where(now, h, 0))
         cells.append(torch.where(now, c, 0))
     if reverse:
