@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from seq2seq_ext import ops
-from seq2seq_ext.kernels import DTYPES
+from seq2seq_ext.kernels import DTYPES, autocast_is_on
 from seq2seq_ext.variants.stack import Stack
 
 __all__ = ["gru", "lstm", "rnn"]
@@ -484,6 +484,8 @@ def _autocast_dtype(weight: Tensor) -> torch.dtype | None:
 
     Those of float64 it leaves as they are, as torch does.
     """
+    if not autocast_is_on():
+        return None
     device = weight.device.type
     if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
         return None

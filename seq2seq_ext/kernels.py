@@ -27,6 +27,7 @@ rnn_op = torch.ops.seq2seq_ext.rnn.default
 rnn_backward_op = torch.ops.seq2seq_ext.rnn_backward.default
 prepack_op = torch.ops.seq2seq_ext.prepack.default
 below_autograd = torch._C._AutoDispatchBelowAutograd
+autocast_is_on = torch._C._is_any_autocast_enabled  # on some device
 _AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
     torch._C.DispatchKey.AutocastCUDA
 )

@@ -26,6 +26,7 @@ from seq2seq_ext.kernels import (
     LSTM,
     RESERVE_SLOTS,
     UNIT_PADDING,
+    autocast_is_on,
     below_autograd,
     kept_dtype,
     prepack_op,
@@ -140,7 +141,7 @@ def attempt(
 
     ``x`` may be (B, I) as for :func:`step`, whose h is then the first result.
     """
-    if _special() or torch._C._is_any_autocast_enabled():
+    if _special() or autocast_is_on():
         return None
     try:
         y, h_n, c_n, _ = _call(
@@ -151,13 +152,15 @@ def attempt(
     return y, h_n, c_n if cell == "lstm" else None
 
 
+# Looked up once: small calls would notice.
+_is_compiling = torch.compiler.is_compiling
+_is_tracing = torch._C._is_tracing
+_is_transforming = torch._C._are_functorch_transforms_active
+
+
 def _special() -> bool:
     """Whether a compiler, a tracer or a function transform is at work."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._is_tracing()
-        or torch._C._are_functorch_transforms_active()
-    )
+    return _is_compiling() or _is_tracing() or _is_transforming()
 
 
 def _call(

@@ -144,7 +144,7 @@ def _variants(layer: nn.Module) -> str:
     variant = getattr(layer, "_variant", None)
     if variant is None:
         return ""
-    return ", ".join(variant.described()) or "hidden_size of each layer"
+    return ", ".join(variant.described()) or "a list of hidden sizes"
 
 
 def _weights(layer: nn.Module) -> list[Tensor]:

@@ -223,5 +223,6 @@ def _gates(x: Tensor, w: Direction, cell: str) -> tuple[Tensor, Tensor | None]:
     if w.norm_ih is None:
         return linear(x, w.w_ih, bias), b_hn
     gates = linear(x, w.w_ih)
-    # Which autocast does in float32.
-    return layer_norm(gates, gates.shape[-1:], w.norm_ih, bias).to(gates.dtype), b_hn
+    normed = layer_norm(gates, gates.shape[-1:], w.norm_ih, bias)
+    # Autocast may have made it one of float32.
+    return normed if normed.dtype == gates.dtype else normed.to(gates.dtype), b_hn
