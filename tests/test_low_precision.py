@@ -7,7 +7,9 @@ torch.nn in the dtype, and one unit in the last place, which is what rounding an
 from __future__ import annotations
 
 import itertools
+import re
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,6 +38,8 @@ from variant_cases import call, has, in_float64, leaves_of, outputs_of
 import seq2seq_ext as s2s
 import seq2seq_ext.nn as fused
 from seq2seq_ext.variants import operator, reference
+
+PAGE = Path(__file__).parents[1] / "docs" / "low-precision.md"
 
 DTYPES = [torch.bfloat16, torch.float16]
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=["bfloat16", "float16"])
@@ -504,3 +508,11 @@ def test_a_gradient_scaler_trains(name: str) -> None:
     assert scaler.get_scale() > 1
     assert losses[-1] < 0.2 * losses[0]
     assert all(parameter.isfinite().all() for parameter in parameters)
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the documentation is not beside the tests")
+def test_examples_of_the_page() -> None:
+    examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    assert examples
+    for example in examples:
+        exec(compile(example, str(PAGE), "exec"), {})
