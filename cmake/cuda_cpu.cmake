@@ -77,13 +77,15 @@ endfunction()
 
 add_cuda_test(test_cuda_cpu)
 add_cuda_test(test_cuda_rnn cuda_cpu_kernels)
+add_cuda_test(test_cuda_recurrence cuda_cpu_kernels kernels)
 if(SEQ2SEQ_EXT_SANITIZE)  # which makes all of it too slow
   add_test(NAME test_cuda_rnn_few COMMAND test_cuda_rnn few)
   set_tests_properties(test_cuda_rnn PROPERTIES DISABLED ON)
   set_tests_properties(test_cuda_rnn_few PROPERTIES LABELS cuda_cpu)
 else()
   add_test(NAME test_cuda_mutants COMMAND test_cuda_rnn mutants)
-  set_tests_properties(test_cuda_mutants PROPERTIES LABELS cuda_cpu)
+  add_test(NAME test_cuda_recurrence_mutants COMMAND test_cuda_recurrence mutants)
+  set_tests_properties(test_cuda_mutants test_cuda_recurrence_mutants PROPERTIES LABELS cuda_cpu)
 endif()
 
 # The CUDA operators on CPU tensors: a library that pytest --cuda-on-cpu loads in place of the CPU
@@ -92,7 +94,7 @@ option(SEQ2SEQ_EXT_CUDA_ON_CPU "Build the CUDA operators for CPU tensors, as a t
 if(SEQ2SEQ_EXT_CUDA_ON_CPU)
   include(cmake/torch.cmake)
   add_library(cuda_on_cpu MODULE csrc/cuda/recurrence.cpp csrc/cuda/rnn.cpp
-              csrc/cuda/runtime.cpp csrc/cpu/scratch.cpp
+              csrc/cuda/runtime.cpp csrc/cuda/sequences.cpp csrc/cpu/scratch.cpp
               ${glue_sources})
   target_compile_definitions(cuda_on_cpu PRIVATE SEQ2SEQ_EXT_CUDA_ON_CPU)
   target_link_libraries(cuda_on_cpu PRIVATE cuda_cpu cuda_cpu_kernels torch_headers

@@ -70,8 +70,8 @@ def export(
 
     Raises:
         MissingExtraError: if onnxscript is not installed.
-        NotInOnnxError: for a projection (``proj_size``), ``resets``, and dropout between layers
-            while training.
+        NotInOnnxError: for a projection (``proj_size``), ``resets``, dropout between layers while
+            training, and layers with variants.
         torch.onnx.OnnxExporterError: if anything else cannot be exported.
 
     >>> import seq2seq_ext as s2s
@@ -135,7 +135,7 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     ... )
     """
     _require("onnxscript")
-    return {rnn_op: _rnn}
+    return {rnn_op: _rnn, torch.ops.seq2seq_ext.recurrence.default: _recurrence}
 
 
 def _require(module: str) -> Any:
@@ -240,6 +240,13 @@ def _rnn(  # type: ignore[no-untyped-def]
         last = [op.Squeeze(state, ints(0)) for state in last]
         return last[0], nothing, last[1] if name == "LSTM" else nothing
     return x, last[0], last[1] if name == "LSTM" else nothing
+
+
+def _recurrence(*_):  # type: ignore[no-untyped-def]
+    raise NotInOnnxError(
+        "layers with variants, or with a size for each layer, have no operator in ONNX; export "
+        "plain ones"
+    )
 
 
 def _refuse(

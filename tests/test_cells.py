@@ -199,10 +199,13 @@ def test_unknown_nonlinearity() -> None:
         fused.RNNCell(3, 5, nonlinearity="sin")(torch.ones(2, 3))
 
 
+@pytest.mark.parametrize("variants", [{}, {"layer_norm": True}], ids=["plain", "layer_norm"])
 @pytest.mark.parametrize(("ours", "theirs"), CELLS, ids=CELL_IDS)
-def test_autocast_computes_in_the_dtype_of_the_weights(ours: Any, theirs: Any) -> None:
+def test_autocast_computes_in_the_dtype_of_the_weights(
+    ours: Any, theirs: Any, variants: dict[str, Any]
+) -> None:
     """So that a state carried from step to step loses nothing."""
-    cell, x = ours(3, 5), torch.randn(2, 3)
+    cell, x = ours(3, 5, **variants), torch.randn(2, 3)
     state = new_state(cell, 2)
     with torch.autocast("cpu", torch.bfloat16):
         found = as_list(cell(x.bfloat16(), state))

@@ -3,6 +3,75 @@
 // through all steps and waits for nobody; a row's numbers are together, so that what looks at
 // all units of a row, such as layer normalization, needs no meeting either.
 
+// ---- noise --------------------------------------------------------------------------------------
+
+// Philox in lanes of 64 bits, of which products read the lower half.
+typedef uint64_t Wide __attribute__((vector_size(ISA_VECTOR_BYTES)));
+inline constexpr int64_t kWideLanes = ISA_VECTOR_BYTES / 8;
+
+ISA_INLINE Wide product_of_halves(Wide a, uint32_t factor) {
+#if ISA_VECTOR_BYTES == 64
+  return (Wide)_mm512_maskz_mul_epu32(0xff, (__m512i)a, _mm512_set1_epi64(factor));
+#elif ISA_VECTOR_BYTES == 32
+  return (Wide)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(factor));
+#elif defined(__x86_64__)
+  return (Wide)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(factor));
+#else
+  return (a & 0xffffffff) * uint64_t{factor};
+#endif
+}
+
+// The first three of the four words of units u, u + step, ... in the lower halves of their lanes.
+ISA_INLINE void philox_lanes(uint64_t seed, int64_t u, int64_t step, int64_t b, int64_t t,
+                             uint32_t stream, Wide (&words)[3]) {
+  Wide n0, n1 = Wide{} + static_cast<uint32_t>(b), n2 = Wide{} + static_cast<uint32_t>(t);
+  Wide n3 = Wide{} + stream;
+  for (int64_t lane = 0; lane < kWideLanes; ++lane)
+    n0[lane] = static_cast<uint64_t>(u + lane * step);
+  auto key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    const Wide p = product_of_halves(n0, kPhiloxFactor0), q = product_of_halves(n2, kPhiloxFactor1);
+    n0 = (q >> 32) ^ n1 ^ key0;
+    n2 = (p >> 32) ^ n3 ^ key1;
+    n1 = q, n3 = p;
+    key0 += kPhiloxStep0, key1 += kPhiloxStep1;
+  }
+  words[0] = n0, words[1] = n1, words[2] = n2;
+}
+
+// A word for each lane of a Vec<T>, in its lower 32 bits.
+template <typename T>
+struct Words {
+  Vec<Bits<T>> h, c, candidate;
+};
+
+template <typename T>
+ISA_INLINE Words<T> philox(uint64_t seed, int64_t u, int64_t b, int64_t t, uint32_t stream) {
+  Wide even[3], odd[3];
+  Words<T> words;
+  Vec<Bits<T>>* const out[3] = {&words.h, &words.c, &words.candidate};
+  constexpr bool kNarrow = sizeof(T) == 4;  // two units to a lane of 64 bits
+  philox_lanes(seed, u, kNarrow ? 2 : 1, b, t, stream, even);
+  if (kNarrow) philox_lanes(seed, u + 1, 2, b, t, stream, odd);
+  for (int i = 0; i < 3; ++i) {
+    Wide both = even[i] & 0xffffffff;
+    if (kNarrow) both |= odd[i] << 32;
+    __builtin_memcpy(out[i], &both, sizeof both);
+  }
+  return words;
+}
+
+// Whether a word, taken as without a sign, is below the limit.
+template <typename T>
+ISA_INLINE auto below(Vec<Bits<T>> word, uint32_t limit) {
+  if constexpr (sizeof(T) == 4) {
+    constexpr auto kSign = std::numeric_limits<int32_t>::min();
+    return (word ^ kSign) < (static_cast<int32_t>(limit) ^ kSign);
+  } else {
+    return word < static_cast<int64_t>(limit);
+  }
+}
+
 // ---- the machine of row_step.h ------------------------------------------------------------------
 
 template <typename Number>
@@ -30,12 +99,11 @@ struct VectorUnits {
   ISA_INLINE V first(V v, int64_t left) const {
     if (left >= W) return v;
     alignas(64) T lanes[W];
-    isa_store(lanes, v);
+    ISA::store(lanes, v);
     return load_first(static_cast<const T*>(lanes), left);
   }
   ISA_INLINE bool leads() const { return true; }
 
-  static ISA_INLINE void isa_store(T* lanes, V v) { __builtin_memcpy(lanes, &v, sizeof v); }
   static ISA_INLINE V sigmoid(V v) { return ISA::sigmoid<T>(v); }
   static ISA_INLINE V tanh(V v) { return ISA::tanh<T>(v); }
   static ISA_INLINE V hard_sigmoid(V v) { return clamp<T>(v / T(6) + T(0.5), T(0), T(1)); }
@@ -51,33 +119,11 @@ struct VectorUnits {
  private:
   static __attribute__((noinline)) Drawn<VectorUnits> draw(const Noise& noise, int64_t t, int64_t b,
                                                            int64_t u) {
-    const uint64_t seed = static_cast<uint64_t>(*noise.seed);
-    uint32_t n[4][W];
-    for (int64_t lane = 0; lane < W; ++lane) {
-      n[0][lane] = static_cast<uint32_t>(u + lane), n[1][lane] = static_cast<uint32_t>(b);
-      n[2][lane] = static_cast<uint32_t>(t), n[3][lane] = noise.stream;
-    }
-    uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
-    for (int round = 0; round < kPhiloxRounds; ++round) {
-      for (int64_t lane = 0; lane < W; ++lane) {
-        const uint64_t p = uint64_t{kPhiloxFactor0} * n[0][lane];
-        const uint64_t q = uint64_t{kPhiloxFactor1} * n[2][lane];
-        n[0][lane] = static_cast<uint32_t>(q >> 32) ^ n[1][lane] ^ key0;
-        n[2][lane] = static_cast<uint32_t>(p >> 32) ^ n[3][lane] ^ key1;
-        n[1][lane] = static_cast<uint32_t>(q), n[3][lane] = static_cast<uint32_t>(p);
-      }
-      key0 += kPhiloxStep0, key1 += kPhiloxStep1;
-    }
-    const uint32_t h = threshold(noise.zoneout_h), c = threshold(noise.zoneout_c);
-    const uint32_t dropped = threshold(noise.candidate);
-    const T kept = static_cast<T>(1 / (1 - noise.candidate));
-    alignas(64) T lanes[3][W];
-    for (int64_t lane = 0; lane < W; ++lane) {
-      lanes[0][lane] = n[0][lane] < h ? T(1) : T(0);
-      lanes[1][lane] = n[1][lane] < c ? T(1) : T(0);
-      lanes[2][lane] = n[2][lane] < dropped ? T(0) : kept;
-    }
-    return {ISA::load(lanes[0]), ISA::load(lanes[1]), ISA::load(lanes[2])};
+    const Words<T> words = philox<T>(static_cast<uint64_t>(*noise.seed), u, b, t, noise.stream);
+    const V one = V{} + T(1), kept = V{} + static_cast<T>(1 / (1 - noise.candidate));
+    return {below<T>(words.h, threshold(noise.zoneout_h)) ? one : V{},
+            below<T>(words.c, threshold(noise.zoneout_c)) ? one : V{},
+            below<T>(words.candidate, threshold(noise.candidate)) ? V{} : kept};
   }
 };
 
@@ -141,6 +187,18 @@ class PackedMatrix {
   T* b_ = nullptr;
 };
 
+// Memory for every member of a team, of which this one gets its own.
+template <typename N>
+static N* own_part(Arena& arena, const Plan& plan, const Member* member, int64_t count) {
+  const int64_t each = round_up(count, kUnitPadding);
+  return arena.take<N>(plan.threads * each) + (member ? member->rank * each : 0);
+}
+
+// From row to row of a buffer: padded, and so that rows do not meet in the same sets of a cache.
+constexpr int64_t row_stride(int64_t columns) {
+  return round_up(columns, kUnitPadding) + kUnitPadding;
+}
+
 // A row that is at hand in a step.
 struct RunningRow {
   Place at;
@@ -196,21 +254,17 @@ static size_t recurrence_forward(const Planned<RecurrenceForward<T>>& f, const M
   constexpr bool kLstms = cell == Cell::kLstm || cell == Cell::kCoupledLstm;
   constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
   constexpr int64_t G = num_gates(cell), kSlots = kept_slots(cell);
-  const int64_t B = f.B, H = f.H, P = f.P, members = f.plan.threads;
-  const int64_t most = panels_of(B, members);  // rows of a member
+  const int64_t B = f.B, H = f.H, P = f.P;
+  const int64_t most = panels_of(B, f.plan.threads);  // rows of a member
   const bool few = B <= kFewTileRows, projected = f.w_hr != nullptr;
   Arena arena(workspace);
   PackedMatrix<T> w_hh(arena, P, kTwoPhases ? 2 * H : G * H);
   PackedMatrix<T> w_hn, w_hr;
   if (kTwoPhases) w_hn = PackedMatrix<T>(arena, P, H);
   if (projected) w_hr = PackedMatrix<T>(arena, H, P);
-  const auto per_member = [&](int64_t count) {
-    T* all = arena.take<T>(members * round_up(count, kUnitPadding));
-    return all + (member ? member->rank * round_up(count, kUnitPadding) : 0);
-  };
-  const auto stride = [](int64_t width) { return round_up(width, kUnitPadding) + kUnitPadding; };
-  const int64_t ld_sum = stride(w_hh.width()), ld_h = stride(P), ld_u = stride(H);
-  const int64_t ld_n = stride(w_hn.width()), ld_out = stride(w_hr.width());
+  const auto per_member = [&](int64_t count) { return own_part<T>(arena, f.plan, member, count); };
+  const int64_t ld_sum = row_stride(w_hh.width()), ld_h = row_stride(P), ld_u = row_stride(H);
+  const int64_t ld_n = row_stride(w_hn.width()), ld_out = row_stride(w_hr.width());
   T* const h = arena.take<T>(B * ld_h);
   T* const c = kLstms ? arena.take<T>(B * ld_u) : nullptr;
   T* const sums = per_member(most * ld_sum);
@@ -219,7 +273,7 @@ static size_t recurrence_forward(const Planned<RecurrenceForward<T>>& f, const M
   T* const inner = projected || kTwoPhases ? per_member(most * ld_u) : nullptr;
   T* const candidate = kTwoPhases ? per_member(most * ld_n) : nullptr;
   T* const out = projected ? per_member(most * ld_out) : nullptr;
-  auto* const rows = arena.take<RunningRow>(members * most) + (member ? member->rank * most : 0);
+  auto* const rows = own_part<RunningRow>(arena, f.plan, member, most);
   if (member == nullptr) return arena.used();
 
   w_hh.pack_transpose(f.w_hh, *member);
@@ -298,33 +352,27 @@ static size_t recurrence_backward(const Planned<RecurrenceBackward<T>>& f, const
   constexpr bool kLstms = cell == Cell::kLstm || cell == Cell::kCoupledLstm;
   constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
   constexpr int64_t G = num_gates(cell), kSlots = kept_slots(cell);
-  const int64_t B = f.B, H = f.H, P = f.P, members = f.plan.threads;
-  const int64_t most = panels_of(B, members), width = G * H;
+  const int64_t B = f.B, H = f.H, P = f.P, width = G * H;
+  const int64_t most = panels_of(B, f.plan.threads);
   const bool few = B <= kFewTileRows, projected = f.w_hr != nullptr;
   Arena arena(workspace);
   PackedMatrix<T> w_hh(arena, kTwoPhases ? 2 * H : width, P);
   PackedMatrix<T> w_hn, w_hr;
   if (kTwoPhases) w_hn = PackedMatrix<T>(arena, H, P);
   if (projected) w_hr = PackedMatrix<T>(arena, P, H);
-  const auto per_member = [&](int64_t count) {
-    T* all = arena.take<T>(members * round_up(count, kUnitPadding));
-    return all + (member ? member->rank * round_up(count, kUnitPadding) : 0);
-  };
-  const auto stride = [](int64_t columns) {
-    return round_up(columns, kUnitPadding) + kUnitPadding;
-  };
-  const int64_t ld_h = stride(P), ld_u = stride(H), ld_sum = stride(width);
-  const int64_t ld_inner = stride(w_hr.width()), ld_n = stride(w_hn.width());
+  const auto per_member = [&](int64_t count) { return own_part<T>(arena, f.plan, member, count); };
+  const int64_t ld_h = row_stride(P), ld_u = row_stride(H), ld_sum = row_stride(width);
+  const int64_t ld_inner = row_stride(w_hr.width()), ld_n = row_stride(w_hn.width());
   T* const d_h = arena.take<T>(B * ld_h);
   T* const d_c = kLstms ? arena.take<T>(B * ld_u) : nullptr;
   T* const d_sums = per_member(most * ld_sum);
-  T* const d_h_in = per_member(most * stride(w_hh.width()));
-  const int64_t ld_in = stride(w_hh.width());
+  T* const d_h_in = per_member(most * row_stride(w_hh.width()));
+  const int64_t ld_in = row_stride(w_hh.width());
   T* const work = per_member(most * ld_u);
   T* const d_out = projected ? per_member(most * ld_h) : nullptr;
   T* const d_inner = projected ? per_member(most * ld_inner) : nullptr;
   T* const d_reset_h = kTwoPhases ? per_member(most * ld_n) : nullptr;
-  auto* const rows = arena.take<RunningRow>(members * most) + (member ? member->rank * most : 0);
+  auto* const rows = own_part<RunningRow>(arena, f.plan, member, most);
   if (member == nullptr) return arena.used();
 
   w_hh.pack(f.w_hh, *member);

@@ -11,6 +11,7 @@
 #include "../glue/recurrence.h"
 #include "recurrence.cuh"
 #include "runtime.h"
+#include "sequences.h"
 
 namespace seq2seq_ext::cuda {
 namespace {
@@ -22,25 +23,9 @@ class RecurrenceCall {
     memory.h = run.template take<Accumulator<T>>(a.B * a.P);
     if (a.has_cell()) memory.c = run.template take<Accumulator<T>>(a.B * a.H);
     memory.work = run.template take<Accumulator<T>>(a.B * a.H);
-    if (a.form == Form::kPacked) {
-      std::vector<int64_t> length(a.B);
-      for (int64_t t = 0; t < a.T; ++t)
-        for (int64_t b = 0; b < a.batch_sizes[t]; ++b) ++length[b];
-      int32_t* on_device = run.template take<int32_t>(a.B);
-      check(upload_lengths(length.data(), a.B, on_device, run.stream()));
-      offset = run.template take<int64_t>(a.T);
-      check(packed_offsets(on_device, a.B, a.T, offset, run.stream()));
-      memory.length = on_device;
-    } else if (a.lengths != nullptr || a.lengths_on_device) {
-      int32_t* on_device = run.template take<int32_t>(a.B);
-      if (a.lengths != nullptr) {
-        check(upload_lengths(a.lengths, a.B, on_device, run.stream()));
-      } else {
-        check(take_lengths(static_cast<const int64_t*>(a.lengths_on_device.data()), a.B, a.T,
-                           on_device, run.stream()));
-      }
-      memory.length = on_device;
-    }
+    const Sequences sequences = sequences_of(a, run);
+    memory.length = sequences.length;
+    offset = sequences.offset;
     first_row.resize(a.T);
     for (int64_t t = 0, row = 0; t < a.T; row += rows(t), ++t) first_row[t] = row;
   }
@@ -65,7 +50,7 @@ class RecurrenceCall {
   const RecurrenceArguments& a;
   Runtime run;
   RecurrenceMemory<T> memory{};
-  int64_t* offset = nullptr;
+  const int64_t* offset = nullptr;
   std::vector<int64_t> first_row;
 };
 

@@ -17,6 +17,7 @@
 #include "../glue/tensors.h"
 #include "kernels.h"
 #include "runtime.h"
+#include "sequences.h"
 
 namespace seq2seq_ext::cuda {
 namespace {
@@ -43,27 +44,13 @@ class Call {
  public:
   Call(Arguments& a, bool allow_tf32)
       : a(a), run(a.device, a.dtype), tf32(allow_tf32), gates(num_gates(a.cell) * a.H) {
-    steps = {a.T, a.B, a.user_rows, nullptr, nullptr, static_cast<const uint8_t*>(a.resets.data())};
-    if (a.form == Form::kPacked) {
-      std::vector<int64_t> length(a.B);  // of the sequences: a step's size counts those that run
-      for (int64_t t = 0; t < a.T; ++t)
-        for (int64_t b = 0; b < a.batch_sizes[t]; ++b) ++length[b];
-      int32_t* on_device = run.template take<int32_t>(a.B);
-      check(upload_lengths(length.data(), a.B, on_device, run.stream()));
-      int64_t* offset = run.template take<int64_t>(a.T);
-      check(packed_offsets(on_device, a.B, a.T, offset, run.stream()));
-      steps.length = on_device;
-      steps.offset = offset;
-    } else if (a.lengths != nullptr || a.lengths_on_device) {
-      int32_t* on_device = run.template take<int32_t>(a.B);
-      if (a.lengths != nullptr) {
-        check(upload_lengths(a.lengths, a.B, on_device, run.stream()));
-      } else {
-        check(take_lengths(static_cast<const int64_t*>(a.lengths_on_device.data()), a.B, a.T,
-                           on_device, run.stream()));
-      }
-      steps.length = on_device;
-    }
+    const Sequences sequences = sequences_of(a, run);
+    steps = {a.T,
+             a.B,
+             a.user_rows,
+             sequences.length,
+             sequences.offset,
+             static_cast<const uint8_t*>(a.resets.data())};
   }
 
   const T* weight(int64_t l, int64_t d, int64_t role) const {

@@ -9,9 +9,6 @@
 //   test_cuda_rnn            all cases
 //   test_cuda_rnn few        some of them, for a build that is slow
 //   test_cuda_rnn mutants    takes out one barrier at a time, and fails where nobody notices
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -25,6 +22,8 @@
 #include "cuda_bf16.h"
 #include "cuda_cpu.h"
 #include "cuda_fp16.h"
+#include "mutants.h"
+#include "random.h"
 
 using namespace seq2seq_ext;
 using namespace seq2seq_ext::cuda;
@@ -46,19 +45,6 @@ const char* name(Cell cell) {
                                            "rnn_relu"};
   return kNames[static_cast<int>(cell)];
 }
-
-class Random {
- public:
-  explicit Random(uint64_t seed) : state_(seed * 2 + 1) {}
-  uint64_t next() {
-    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
-    return state_ >> 33;
-  }
-  double uniform() { return static_cast<double>(next()) / (1ull << 31); }  // [0, 1)
-
- private:
-  uint64_t state_;
-};
 
 using Values = std::vector<double>;
 
@@ -561,41 +547,13 @@ void run_cases(bool few) {
 }
 
 // Cases that meet every barrier on every schedule.
-void run_for_mutants() {
+bool run_for_mutants() {
   for (const char* schedule : kSchedules) {
     cuda_cpu::set_schedule(schedule);
     for (int type = 0; type < 4; ++type)
       check_case({Cell::kLstm, 3, 3, 40, 1, Mode::kDense, true, layout_number(0)}, 10, type);
   }
-}
-
-// Whether somebody notices that a barrier is missing: values differ, or the child dies.
-bool is_caught(int mutant) {
-  std::fflush(stdout);  // or the child prints it once more
-  const pid_t child = fork();
-  if (child == 0) {
-    alarm(120);
-    if (std::freopen("/dev/null", "w", stdout) == nullptr) _exit(0);
-    if (std::freopen("/dev/null", "w", stderr) == nullptr) _exit(0);
-    cuda_cpu::set_mutant(mutant);
-    run_for_mutants();
-    _exit(failures > 0 ? 1 : 0);
-  }
-  int status = 0;
-  waitpid(child, &status, 0);
-  return !WIFEXITED(status) || WEXITSTATUS(status) != 0;
-}
-
-int check_mutants() {
-  run_for_mutants();
-  if (failures > 0) return 1;
-  int survived = 0;
-  for (const int mutant : cuda_cpu::barriers_seen()) {
-    const bool caught = is_caught(mutant);
-    std::printf("barrier %d taken out: %s\n", mutant, caught ? "caught" : "NOBODY NOTICED");
-    survived += !caught;
-  }
-  return survived > 0;
+  return failures == 0;
 }
 
 }  // namespace
@@ -606,7 +564,7 @@ int main(int argc, char** argv) {
   device.registers_per_thread = 255;
   device.multiprocessors = 512;  // as many blocks as a case may want
   cuda_cpu::pretend(device);
-  if (what == "mutants") return check_mutants();
+  if (what == "mutants") return check_mutants(run_for_mutants);
   run_cases(what == "few");
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures > 0;

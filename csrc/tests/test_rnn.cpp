@@ -18,6 +18,8 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/kernels.h"
+#include "random.h"
+#include "run_kernel.h"
 
 using namespace seq2seq_ext;
 
@@ -41,22 +43,11 @@ const char* name(Cell cell) {
       return "rnn_tanh";
     case Cell::kRnnRelu:
       return "rnn_relu";
+    case Cell::kCoupledLstm:  // with variants only
+      break;
   }
   return "";
 }
-
-class Random {
- public:
-  explicit Random(uint64_t seed) : state_(seed * 2 + 1) {}
-  uint64_t next() {
-    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
-    return state_ >> 33;
-  }
-  double uniform() { return static_cast<double>(next()) / (1ull << 31); }  // [0, 1)
-
- private:
-  uint64_t state_;
-};
 
 using Values = std::vector<double>;
 
@@ -280,8 +271,8 @@ class Call {
     f.h_n = h_n.data();
     f.c_n = c_n.data();
     f.reserve = save ? reserve_.data() : nullptr;
-    run(f, of_type(kernels_.forward_workspace_f32, kernels_.forward_workspace_f64),
-        of_type(kernels_.forward_f32, kernels_.forward_f64));
+    run_kernel(f, of_type(kernels_.forward_workspace_f32, kernels_.forward_workspace_f64),
+               of_type(kernels_.forward_f32, kernels_.forward_f64));
     return {widen(y_), widen(h_n), widen(c_n)};
   }
 
@@ -305,8 +296,8 @@ class Call {
     f.d_h_0 = d_h_0.data();
     f.d_c_0 = d_c_0.data();
     f.d_weights = targets.data();
-    run(f, of_type(kernels_.backward_workspace_f32, kernels_.backward_workspace_f64),
-        of_type(kernels_.backward_f32, kernels_.backward_f64));
+    run_kernel(f, of_type(kernels_.backward_workspace_f32, kernels_.backward_workspace_f64),
+               of_type(kernels_.backward_f32, kernels_.backward_f64));
     Inputs gradients{widen(d_x), widen(d_h_0), widen(d_c_0), {}};
     for (const auto& w : d_weights) gradients.weights.push_back(widen(w));
     return gradients;
@@ -333,35 +324,6 @@ class Call {
     } else {
       return f64;
     }
-  }
-
-  // Memory of exactly that size, full of NaN.
-  class Block {
-   public:
-    explicit Block(size_t bytes) : data_(::operator new(bytes, std::align_val_t(64))) {
-      std::fill_n(static_cast<unsigned char*>(data_), bytes, 0xFF);
-    }
-    Block(const Block&) = delete;
-    Block& operator=(const Block&) = delete;
-    ~Block() { ::operator delete(data_, std::align_val_t(64)); }
-    void* data() const { return data_; }
-
-   private:
-    void* data_;
-  };
-
-  template <typename F, typename Size, typename Kernel>
-  static void run(const F& call, Size size, Kernel kernel) {
-    const Block block(size(call));
-    void* const workspace = block.data();
-    Barriers barriers;
-    std::vector<std::thread> threads;
-    for (int rank = 1; rank < call.plan.threads; ++rank) {
-      threads.emplace_back(
-          [&, rank] { kernel(call, Member(rank, call.plan.threads, &barriers), workspace); });
-    }
-    kernel(call, Member(0, call.plan.threads, &barriers), workspace);
-    for (std::thread& thread : threads) thread.join();
   }
 
   const Case c_;

@@ -11,9 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from seq2seq_ext import functional, ops
 from seq2seq_ext.kernels import DTYPES
+from seq2seq_ext.nn import variant_layers
+from seq2seq_ext.nn.variant_layers import CellVariants, LSTMCellVariants
+from seq2seq_ext.variants import Variant
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
 
@@ -45,7 +49,27 @@ class LSTMCell(nn.LSTMCell):
     """
 
     _packed: ops.Packed | None = None  # see seq2seq_ext.prepack
+    _variant: Variant | None = None  # None in a plain cell
     __prepare_scriptable__ = functional.refuse_script
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        **variants: Unpack[LSTMCellVariants],
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, device=device, dtype=dtype)
+        variant_layers.set_up_cell(self, "LSTM", variants, device, dtype)
+
+    def extra_repr(self) -> str:
+        return _described(self, super().extra_repr())
+
+    @property
+    def _cell(self) -> str:
+        return "coupled_lstm" if self._variant is not None and self._variant.coupled else "lstm"
 
     def forward(self, input: Tensor, hx: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Take one step.
@@ -74,7 +98,7 @@ class LSTMCell(nn.LSTMCell):
             h, c = hx
             if h is None or c is None:
                 raise TypeError("LSTMCell: Expected hx to hold two Tensors, got None in it")
-        h, c = _step(self, "lstm", input, h, c, self._packed)
+        h, c = _step(self, self._cell, input, h, c, self._packed)
         assert c is not None
         return h, c
 
@@ -99,6 +123,7 @@ class GRUCell(nn.GRUCell):
     """
 
     _packed: ops.Packed | None = None  # see seq2seq_ext.prepack
+    _variant: Variant | None = None  # None in a plain cell
     __prepare_scriptable__ = functional.refuse_script
     reset_after: bool = True  # on the class too, for cells that began as an nn.GRUCell
 
@@ -111,17 +136,23 @@ class GRUCell(nn.GRUCell):
         dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,
+        **variants: Unpack[CellVariants],
     ) -> None:
         super().__init__(input_size, hidden_size, bias, device=device, dtype=dtype)
         self.reset_after = bool(reset_after)
+        variant_layers.set_up_cell(self, "GRU", variants, device, dtype)
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
+        described = _described(self, super().extra_repr())
+        return described + ("" if self.reset_after else ", reset_after=False")
+
+    @property
+    def _cell(self) -> str:
+        return "gru" if self.reset_after else "gru_reset_before"
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Take one step: as :meth:`LSTMCell.forward`, with ``hx`` (B, H) or (H,) and no c."""
-        cell = "gru" if self.reset_after else "gru_reset_before"
-        return _step(self, cell, input, hx, None, self._packed)[0]
+        return _step(self, self._cell, input, hx, None, self._packed)[0]
 
 
 class RNNCell(nn.RNNCell):
@@ -141,17 +172,43 @@ class RNNCell(nn.RNNCell):
     """
 
     _packed: ops.Packed | None = None  # see seq2seq_ext.prepack
+    _variant: Variant | None = None  # None in a plain cell
     __prepare_scriptable__ = functional.refuse_script
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        **variants: Unpack[CellVariants],
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, nonlinearity, device=device, dtype=dtype)
+        variant_layers.set_up_cell(self, "RNN", variants, device, dtype)
+
+    def extra_repr(self) -> str:
+        return _described(self, super().extra_repr())
+
+    @property
+    def _cell(self) -> str:
+        return f"rnn_{self.nonlinearity}"
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Take one step: as :meth:`LSTMCell.forward`, with ``hx`` (B, H) or (H,) and no c."""
         if self.nonlinearity not in ("tanh", "relu"):
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        return _step(self, f"rnn_{self.nonlinearity}", input, hx, None, self._packed)[0]
+        return _step(self, self._cell, input, hx, None, self._packed)[0]
+
+
+def _described(module: Any, plain: str) -> str:
+    """A cell's repr with the settings of its variant."""
+    return ", ".join([plain, *([] if module._variant is None else module._variant.described())])
 
 
 def _step(
-    module: nn.RNNCellBase,
+    module: Any,
     cell: str,
     x: Tensor,
     h: Tensor | None,
@@ -160,7 +217,7 @@ def _step(
 ) -> tuple[Tensor, Tensor | None]:
     """``module``'s step from ``(h, c)``."""
     weights = _current_weights(module)
-    if type(x) is Tensor and x.dim() == 2 and x.is_cpu:
+    if type(x) is Tensor and x.dim() == 2 and x.is_cpu and module._variant is None:
         outputs = ops.attempt(x, h, c, weights, cell, packed=packed)
         if outputs is not None:
             return outputs[0], outputs[2]
@@ -178,7 +235,7 @@ def _current_weights(module: nn.RNNCellBase) -> list[Tensor]:
 
 
 def _checked(
-    module: nn.RNNCellBase,
+    module: Any,
     cell: str,
     x: Tensor,
     h: Tensor | None,
@@ -205,8 +262,9 @@ def _checked(
     x = x if x.dtype == w_ih.dtype else x.to(w_ih.dtype)
 
     if h is not None:
-        h = _state(name, 0 if cell == "lstm" else None, h, single, B, H, w_ih)
-        if cell == "lstm":
+        lstm = isinstance(module, nn.LSTMCell)
+        h = _state(name, 0 if lstm else None, h, single, B, H, w_ih)
+        if lstm:
             c = _state(name, 1, c, single, B, H, w_ih)
 
     for weight in weights:
@@ -214,7 +272,10 @@ def _checked(
             raise RuntimeError(
                 f"{name}: weights must all be on {w_ih.device}, got one on {weight.device}"
             )
-    h_n, c_n = ops.step(x, h, c, weights, cell, packed)
+    if module._variant is None:
+        h_n, c_n = ops.step(x, h, c, weights, cell, packed)
+    else:
+        h_n, c_n = variant_layers.step(module, x, h, c)
     if single:
         h_n, c_n = h_n.squeeze(0), None if c_n is None else c_n.squeeze(0)
     return h_n, c_n

@@ -101,7 +101,7 @@ class _Layer(nn.RNNBase):
         variants: LSTMVariants | CommonVariants,
     ) -> None:
         variant = Variant(**variants)
-        variant.check(self.torch_class.__name__)
+        variant.check(self.torch_class.__name__, bool(bias), bool(proj_size))
         hidden_size, num_layers, sizes = variant_layers.hidden_sizes(hidden_size, num_layers)
         # By name, not by super(): the answered class has nn.LSTM in between.
         nn.RNNBase.__init__(
@@ -194,6 +194,8 @@ class _Layer(nn.RNNBase):
         >>> kernel.shape, recurrent_kernel.shape, bias.shape
         (torch.Size([3, 8]), torch.Size([2, 8]), torch.Size([8]))
         """
+        if self._variant is not None:
+            raise ValueError(f"layout {layout!r} has plain layers only, got {self}")
         if self.proj_size:
             raise ValueError(f"layout {layout!r} has no projection, got proj_size={self.proj_size}")
         return layouts.from_torch(
@@ -234,8 +236,9 @@ class _Layer(nn.RNNBase):
         )
         if sizes is not None:
             P, H = zip(*sizes, strict=True)
-            h_n = h_n.split(P, dim=-1)
-            c_n = None if c_n is None else c_n.split(H, dim=-1)
+            h_n = h_n.split(P, dim=-1)  # type: ignore[no-untyped-call]
+            if c_n is not None:
+                c_n = c_n.split(H, dim=-1)  # type: ignore[no-untyped-call]
         return output, h_n, c_n, cells
 
     def _joined(self, hx: Any, sizes: Sequence[tuple[int, int]]) -> Any:

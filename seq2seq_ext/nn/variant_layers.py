@@ -8,7 +8,8 @@ Beside those of ``torch.nn`` such a layer has, per layer and direction ``[k]``,
   layer's own; ``norm_c_l[k]``, ``bias_c_l[k]``: (H,), gain and bias of the normalized cell;
 
 and for the whole layer ``h_0`` and ``c_0``, learnt initial states, (L*D, 1, P) and (L*D, 1, H).
-Gates of a coupled LSTM are f, g, o: its weights have 3H rows.
+Gates of a coupled LSTM are f, g, o: its weights have 3H rows.  The cells' parameters have the same
+names without ``_l[k]``.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from typing import Any, TypedDict, cast
 import torch
 from torch import Tensor, nn
 
+from seq2seq_ext.kernels import autocast_is_on
 from seq2seq_ext.variants import Variant
 from seq2seq_ext.variants.reference import GATES
 from seq2seq_ext.variants.stack import Direction, Stack
 
 
-class CommonVariants(TypedDict, total=False):
-    """Keyword arguments of every layer; see :class:`seq2seq_ext.variants.Variant`."""
+class CellVariants(TypedDict, total=False):
+    """Keyword arguments of every cell; see :class:`seq2seq_ext.variants.Variant`."""
 
     layer_norm: bool
     zoneout: float | tuple[float, float]
@@ -33,23 +35,53 @@ class CommonVariants(TypedDict, total=False):
     recurrent_dropout_kind: str
     weight_drop: float
     hard_sigmoid: bool
-    residual: bool | int
     learn_initial_state: bool
 
 
-class LSTMVariants(CommonVariants, total=False):
-    """Those of an LSTM."""
+class LSTMCellVariants(CellVariants, total=False):
+    """Those of an LSTM's cell."""
 
     peephole: bool
     cell_clip: float | None
-    proj_clip: float | None
     coupled: bool
     forget_bias: float | None
+
+
+class CommonVariants(CellVariants, total=False):
+    """Those of every layer."""
+
+    residual: bool | int
+
+
+class LSTMVariants(CommonVariants, LSTMCellVariants, total=False):
+    """Those of an LSTM."""
+
+    proj_clip: float | None
     return_cells: bool
 
 
+def set_up_cell(
+    cell: Any, kind: str, variants: LSTMCellVariants | CellVariants, device: Any, dtype: Any
+) -> None:
+    """Give a new cell the settings of its variant and their parameters."""
+    for name in ("residual", "return_cells", "proj_clip"):
+        if name in variants:
+            raise TypeError(f"{kind}Cell got an unexpected keyword argument '{name}'")
+    variant = Variant(**variants)
+    variant.check(kind, bool(cell.bias), False)
+    if variant.state_dropout:
+        raise ValueError(
+            "recurrent_dropout_kind 'state' is for a layer, which draws one mask for all steps: "
+            "multiply the cell's hx by a mask, or choose 'candidate'"
+        )
+    if variant != Variant():
+        cell._variant = variant
+        add_parameters(cell, device, dtype)
+        reset_parameters(cell)
+
+
 def hidden_sizes(hidden_size: Any, num_layers: int) -> tuple[int, int, tuple[int, ...] | None]:
-    """The first layer's hidden size, the number of layers, and all sizes where they were listed."""
+    """The first hidden size, the number of layers, and all sizes where they were listed."""
     if not isinstance(hidden_size, (tuple, list)):
         return hidden_size, num_layers, None
     sizes = tuple(hidden_size)
@@ -66,7 +98,10 @@ def hidden_sizes(hidden_size: Any, num_layers: int) -> tuple[int, int, tuple[int
 
 
 def layers_of(layer: Any) -> Iterator[tuple[int, int, int, str]]:
-    """Index of the layer, I, H and the names' ending, for each layer and direction."""
+    """The layer's index, I, H and the names' ending, for each layer and direction, or a cell."""
+    if isinstance(layer, nn.RNNCellBase):
+        yield 0, layer.input_size, layer.hidden_size, ""
+        return
     D = 2 if layer.bidirectional else 1
     sizes = layer._sizes or [layer.hidden_size] * layer.num_layers
     features = layer.input_size
@@ -77,7 +112,7 @@ def layers_of(layer: Any) -> Iterator[tuple[int, int, int, str]]:
 
 
 def add_parameters(layer: Any, device: Any, dtype: torch.dtype | None) -> None:
-    """Give a layer the parameters that its variant and sizes want beside, or instead of, torch's."""
+    """Give a layer the parameters that its variant and sizes want beside torch's, or instead."""
     variant: Variant = layer._variant
     cell: str = layer._cell
     G, lstm = GATES[cell], cell in ("lstm", "coupled_lstm")
@@ -85,15 +120,16 @@ def add_parameters(layer: Any, device: Any, dtype: torch.dtype | None) -> None:
     def add(name: str, *size: int) -> None:
         layer.register_parameter(name, nn.Parameter(torch.empty(size, device=device, dtype=dtype)))
 
+    proj_size, sizes = getattr(layer, "proj_size", 0), getattr(layer, "_sizes", None)
     for _, features, H, end in layers_of(layer):
-        P = layer.proj_size or H
-        if layer._sizes is not None or cell == "coupled_lstm":
+        P = proj_size or H
+        if sizes is not None or cell == "coupled_lstm":
             add("weight_ih" + end, G * H, features)
             add("weight_hh" + end, G * H, P)
             if layer.bias:
                 add("bias_ih" + end, G * H)
                 add("bias_hh" + end, G * H)
-            if layer.proj_size:
+            if proj_size:
                 add("weight_hr" + end, P, H)
         if variant.peephole:
             add("peephole" + end, G - 1, H)
@@ -153,18 +189,36 @@ def stack_of(layer: Any) -> Stack:
         for _, _, _, end in layers_of(layer)
     ]
     sizes = None
-    if layer._sizes is not None:
+    if getattr(layer, "_sizes", None) is not None:
         sizes = [(layer.proj_size or H, H) for H in layer._sizes]
     return Stack(
         directions,
         layer._cell,
-        2 if layer.bidirectional else 1,
+        2 if getattr(layer, "bidirectional", False) else 1,
         layer._variant,
         layer.training,
         sizes,
         weight("h_0"),
         weight("c_0"),
     )
+
+
+def step(cell: Any, x: Tensor, h: Tensor | None, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """A cell's step from (B, H): a sequence of one, in the dtype of the weights."""
+    if autocast_is_on() and x.device.type in ("cpu", "cuda"):
+        with torch.autocast(x.device.type, enabled=False):
+            return _step(cell, x, h, c)
+    return _step(cell, x, h, c)
+
+
+def _step(cell: Any, x: Tensor, h: Tensor | None, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    stack = stack_of(cell)
+    if h is None:
+        h_0, c_0 = stack.initial_state(x.size(0), False)
+    else:
+        h_0, c_0 = h.unsqueeze(0), None if c is None else c.unsqueeze(0)
+    _, h_n, c_n, _ = stack.run(x.unsqueeze(0), h_0, c_0)
+    return h_n.squeeze(0), None if c_n is None else c_n.squeeze(0)
 
 
 def joined(states: Any, name: str, sizes: Sequence[int]) -> Tensor:

@@ -127,8 +127,12 @@ class Variant:
             return None
         return max(int(self.residual), 1)
 
-    def check(self, kind: str, nonlinearity: str | None = None) -> None:
+    def check(self, kind: str, bias: bool, projected: bool) -> None:
         """Refuse what a layer of this kind, ``"LSTM"``, ``"GRU"`` or ``"RNN"``, does not have."""
+        if self.forget_bias is not None and not bias:
+            raise ValueError("forget_bias is for a layer with biases, got bias=False")
+        if self.proj_clip is not None and not projected:
+            raise ValueError("proj_clip is for a layer with proj_size, got proj_size=0")
         if kind != "LSTM":
             for name in ("peephole", "cell_clip", "coupled", "forget_bias", "return_cells"):
                 if getattr(self, name) != getattr(type(self), name):
@@ -139,7 +143,8 @@ class Variant:
                 )
         if kind == "RNN" and self.candidate_dropout:
             raise ValueError(
-                "recurrent_dropout_kind 'candidate' is for an LSTM or a GRU; an RNN has no candidate"
+                "recurrent_dropout_kind 'candidate' is for an LSTM or a GRU; "
+                "an RNN has no candidate"
             )
 
     def __repr__(self) -> str:

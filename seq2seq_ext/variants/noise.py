@@ -35,7 +35,7 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: Tensor) -> tupl
     >>> [hex(int(word)) for word in philox((zero, zero, zero, zero), zero)]
     ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
     """
-    a, b, c, d = torch.broadcast_tensors(*counter)
+    a, b, c, d = torch.broadcast_tensors(*counter)  # type: ignore[no-untyped-call]
     key0, key1 = seed & _MASK, (seed >> 32) & _MASK
     for _ in range(_ROUNDS):
         # Products of 32-bit numbers wrap around in int64, with the same 64 bits.

@@ -180,7 +180,7 @@ class _Recurrence(torch.autograd.Function):
     def forward(ctx: Any, options: Options, return_cells: bool, *given: Any) -> tuple[Tensor, ...]:
         with below_autograd():
             outputs = cast("tuple[Tensor, ...]", _forward(*given, *options, True, return_cells))
-        y, cells, h_n, c_n, *kept = outputs
+        _, cells, _, c_n, *kept = outputs
         ctx.options = options
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*[t for t in (cells, c_n) if t.dim() == 1], *kept)
@@ -280,7 +280,7 @@ def _reference_gradients(
 
 
 def _recurrence_autograd(*arguments: Any) -> tuple[Tensor, ...]:
-    tensors, options, (save, return_cells) = _split(arguments)
+    tensors, options, (_, return_cells) = _split(arguments)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         output: tuple[Tensor, ...] = _Recurrence.apply(  # type: ignore[no-untyped-call]
             options, return_cells, *tensors

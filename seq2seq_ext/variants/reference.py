@@ -11,8 +11,8 @@ sums, and over the cell before its tanh.  Peepholes (Gers & Schmidhuber 2000, *R
 time and count*) let i and f see the cell before the step, o the one after it.  A coupled LSTM
 (Greff et al. 2015, https://arxiv.org/abs/1503.04069) has i = 1 - f.  Recurrent dropout multiplies h
 on its way to the gates by one mask per sequence (Gal & Ghahramani 2015,
-https://arxiv.org/abs/1512.05287), or drops candidates step by step (Semeniuta, Severyn & Barth 2016,
-https://arxiv.org/abs/1603.05118).
+https://arxiv.org/abs/1512.05287), or drops candidates step by step (Semeniuta, Severyn & Barth
+2016, https://arxiv.org/abs/1603.05118).
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class Stack:
         layers stand side by side.
         """
         if self.sizes is not None:
-            return (self.num_directions, *(sum(size) for size in zip(*self.sizes, strict=True)))  # type: ignore[return-value]
+            return (self.num_directions, *(sum(size) for size in zip(*self.sizes, strict=True)))
         w = self.directions[0]
         H = w.w_hh.size(0) // GATES[self.cell]
         return len(self.directions), w.w_hh.size(1), H
@@ -107,7 +107,8 @@ class Stack:
             return [None] * len(self.directions)
         if self.sizes is None:
             return state.unbind(0)
-        layers = state.split([size[features] for size in self.sizes], dim=2)
+        widths = [size[features] for size in self.sizes]
+        layers = state.split(widths, dim=2)  # type: ignore[no-untyped-call]
         return [direction for layer in layers for direction in layer.unbind(0)]
 
     def _together(self, states: Sequence[Tensor]) -> Tensor:
