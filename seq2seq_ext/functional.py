@@ -23,6 +23,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.checkpoint import checkpoint
 
 from seq2seq_ext import ops, transforms
+from seq2seq_ext.kernels import DTYPES, autocast_is_on
 from seq2seq_ext.variants.stack import Stack
 
 __all__ = ["gru", "lstm", "rnn"]
@@ -44,7 +45,6 @@ _LAYER = {
     "gru_reset_before": "GRU",
 }  # the rest: "RNN"
 SAVE = ("gates", "states")
-_DTYPES = (torch.float32, torch.float64)
 _CPU = torch.device("cpu")
 
 
@@ -64,8 +64,8 @@ def lstm(
     """Long short-term memory (Hochreiter & Schmidhuber 1997; Gers et al. 2000).
 
     Args:
-        input: float32, float64 or, on a GPU, float16 or bfloat16, in the weights' dtype, of size
-            (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one sequence, or a
+        input: float32, float64, float16 or bfloat16, the weights' dtype (under autocast, any), of
+            size (T, B, I), (B, T, I) with ``batch_first``, (T, I) for one sequence, or a
             :class:`~torch.nn.utils.rnn.PackedSequence`.
         hx: the state before the first step, ``(h_0, c_0)`` of sizes (L*D, B, P) and (L*D, B, H),
             without B for one sequence; zeros if None.
@@ -326,13 +326,24 @@ def run(
         raise RuntimeError(
             f"w_ih and w_hh must have 2 dimensions, got {w_ih.dim()} and {w_hh.dim()}"
         )
-    if x.dtype != dtype:
-        x = _autocast(x, w_ih)
-    if dtype not in _DTYPES and device.type == "cpu":
+    if dtype not in DTYPES:
         raise RuntimeError(
-            f"{_name(cell)}: Expected float32 or float64 on the CPU, got {dtype}. Convert model "
-            "and input, or run float32 weights under torch.autocast"
+            f"{_name(cell)}: Expected weights of float32, float64, float16 or bfloat16, got {dtype}"
         )
+    autocast = _autocast_dtype(w_ih)
+    if x.dtype != dtype and (autocast is None or not x.is_floating_point()):
+        raise ValueError(
+            f"RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). "
+            f"Convert input: input.to({dtype}), or convert model: model.to({x.dtype})"
+        )
+    if autocast is not None:
+        # A prepacked layer computes from the weights that it keeps.
+        if packed is None or device.type != "cpu":
+            dtype = autocast
+            weights = [weight.to(dtype) for weight in weights]
+            w_ih = weights[0]
+            stack = None if stack is None else stack.to(dtype)
+        x = x.to(dtype)
     if x.size(-1) != w_ih.size(1):
         raise RuntimeError(
             f"input.size(-1) must be equal to input_size. Expected {w_ih.size(1)}, got {x.size(-1)}"
@@ -397,6 +408,9 @@ def run(
             dropout_mask,
             packed,
         )
+    if autocast is not None:
+        y, h_n = y.to(autocast), h_n.to(autocast)
+        c_n = None if c_n is None else c_n.to(autocast)
 
     if isinstance(input, PackedSequence):
         if unsorted_indices is not None:
@@ -480,14 +494,17 @@ def _state_rank_error(rank: int, h_0: Tensor, c_0: Tensor | None) -> str:
     )
 
 
-def _autocast(x: Tensor, weight: Tensor) -> Tensor:
-    """``x`` in the dtype of the weights, where autocast is on and so an unequal one is no error."""
-    if x.is_floating_point() and torch.is_autocast_enabled(x.device.type):
-        return x.to(weight.dtype)
-    raise ValueError(
-        f"RNN input dtype ({x.dtype}) does not match weight dtype ({weight.dtype}). "
-        f"Convert input: input.to({weight.dtype}), or convert model: model.to({x.dtype})"
-    )
+def _autocast_dtype(weight: Tensor) -> torch.dtype | None:
+    """What a layer of ``weight`` is to compute in; None where autocast leaves that to the weights.
+
+    Those of float64 it leaves as they are, as torch does.
+    """
+    if not autocast_is_on():
+        return None
+    device = weight.device.type
+    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
+        return None
+    return torch.float64 if weight.dtype == torch.float64 else torch.get_autocast_dtype(device)
 
 
 def _check_state(state: Tensor, size: tuple[int, int, int], name: str, weight: Tensor) -> Tensor:
@@ -501,7 +518,7 @@ def _check_state(state: Tensor, size: tuple[int, int, int], name: str, weight: T
     if state.layout is not torch.strided:
         raise RuntimeError(f"Expected {name} to be dense, got {state.layout}")
     if state.dtype != weight.dtype:
-        if state.is_floating_point() and torch.is_autocast_enabled(state.device.type):
+        if state.is_floating_point() and _autocast_dtype(weight) is not None:
             return state.to(weight.dtype)
         raise RuntimeError(f"Expected {name} dtype {weight.dtype}, got {state.dtype}")
     return state

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import cast
+
 import torch
+from torch import Tensor
 
 # Importing these registers the operators, and their CUDA kernels where there are any.
 from seq2seq_ext import _C, loading  # noqa: F401
@@ -16,7 +20,26 @@ GATES = (4, 3, 3, 1, 1)
 RESERVE_SLOTS = (5, 4, 3, 0, 0)
 UNIT_PADDING = 16
 
+# What there are kernels for; the CPU's widen the last two.
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
 rnn_op = torch.ops.seq2seq_ext.rnn.default
 rnn_backward_op = torch.ops.seq2seq_ext.rnn_backward.default
 prepack_op = torch.ops.seq2seq_ext.prepack.default
 below_autograd = torch._C._AutoDispatchBelowAutograd
+autocast_is_on = torch._C._is_any_autocast_enabled  # on some device
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
+    torch._C.DispatchKey.AutocastCUDA
+)
+
+
+def without_autocast() -> AbstractContextManager[None]:
+    """Products as they stand, also where a compiler runs backward under forward's autocast."""
+    return cast("AbstractContextManager[None]", torch._C._ExcludeDispatchKeyGuard(_AUTOCAST))
+
+
+def kept_dtype(x: Tensor) -> torch.dtype:
+    """In which the kernels calculate for ``x``, and keep what backward needs."""
+    if x.dtype in (torch.float16, torch.bfloat16) and not x.is_cuda:
+        return torch.float32
+    return x.dtype

@@ -27,7 +27,9 @@ from seq2seq_ext.kernels import (
     LSTM,
     RESERVE_SLOTS,
     UNIT_PADDING,
+    autocast_is_on,
     below_autograd,
+    kept_dtype,
     prepack_op,
     rnn_op,
 )
@@ -54,8 +56,8 @@ def rnn(
     """Run a stack of recurrent layers; :mod:`seq2seq_ext.functional` is the friendlier way in.
 
     Args:
-        x: float32 or float64, on CUDA also float16 or bfloat16, (T, B, I) of any strides; with
-            ``batch_sizes``, (N, I).
+        x: float32, float64, float16 or bfloat16, (T, B, I) of any strides; with ``batch_sizes``,
+            (N, I).  States and sums of the last two are float32; outputs are rounded once.
         h_0: (L*D, B, P), in the dtype of ``x`` as all that follows. None stands for zeros, except
             beside ``batch_sizes``.
         c_0: (L*D, B, H) for ``"lstm"``, None where ``h_0`` is; None for every other cell.
@@ -135,12 +137,12 @@ def attempt(
     """What :func:`rnn` returns, or None: the call is not a usual one, or the operator refuses it.
 
     The operator checks whatever it reads, at a tenth of the price that checks in Python have, but
-    in its own words and without regard to autocast.  So layers and cells attempt a call without
+    in its own words, and knows nothing of autocast.  So layers and cells attempt a call without
     checks of their own, and one that was refused goes through them to learn why.
 
     ``x`` may be (B, I) as for :func:`step`, whose h is then the first result.
     """
-    if _special():
+    if _special() or autocast_is_on():
         return None
     try:
         y, h_n, c_n, _ = _call(
@@ -151,9 +153,14 @@ def attempt(
     return y, h_n, c_n if cell == "lstm" else None
 
 
+# Looked up once: small calls would notice.
+_is_compiling = torch.compiler.is_compiling
+_is_tracing = torch._C._is_tracing
+
+
 def _special() -> bool:
     """Whether a compiler, a tracer, a function transform or forward mode is at work."""
-    return torch.compiler.is_compiling() or torch._C._is_tracing() or transforms.active()
+    return _is_compiling() or _is_tracing() or transforms.active()
 
 
 def _call(
@@ -225,8 +232,8 @@ class Packed:
     Threads may share one.  Copies and pickles of it start empty.
 
     Args:
-        dtype: in which the weights are kept: None for their own, bfloat16 or int8.  Weights in
-            float64 are kept as they are.
+        dtype: in which the weights are kept: None for their own (float32 for float16), bfloat16 or
+            int8.  Weights in float64 are kept as they are.
     """
 
     def __init__(self, dtype: torch.dtype | None) -> None:
@@ -345,7 +352,7 @@ def _rnn_fake(
         x.new_empty((*x.shape[:-1], D * P)),
         x.new_empty((0,) if one_step else (*rows, P)),
         x.new_empty((*rows, H) if cell == LSTM else (0,)),
-        x.new_empty((reserve if save else 0,)),
+        x.new_empty((reserve if save else 0,), dtype=kept_dtype(x)),
     )
 
 

@@ -32,6 +32,9 @@ _MAKE: dict[str, tuple[type[nn.RNNBase], dict[str, Any]]] = {
     "rnn_relu": (fused.RNN, {"nonlinearity": "relu"}),
 }
 NAMES = list(_MAKE)
+STACKS = [(cell, 0) for cell in NAMES] + [("lstm", 5)]
+STACK_IDS = [*NAMES, "lstm_proj"]
+FORMS = ["dense", "lengths", "packed", "resets"]
 
 both_kinds = pytest.mark.parametrize(("ours", "theirs"), LAYERS, ids=LAYER_IDS)
 each_cell = pytest.mark.parametrize("cell", NAMES)
@@ -264,3 +267,28 @@ def assert_within_torch_error(
         assert error <= 2 * torch_error + floor * ulp, (
             f"tensor {index}: error {error:.3g}, torch.nn's {torch_error:.3g}, ulp {ulp:.3g}"
         )
+
+
+def check(
+    cell: str, form: str, layer: nn.RNNBase, T: int, B: int, floor: float | None = None
+) -> None:
+    """Compare one call of ``layer`` with torch.nn and the reference, with all gradients."""
+    given = Problem.of(cell, form, layer, T, B)
+    dtype = given.x.dtype
+
+    def both(run: Any, p: Problem) -> list[torch.Tensor]:
+        for leaf in p.leaves():
+            leaf.requires_grad_()
+        outputs = run(p)
+        found = gradients(outputs, p.leaves())
+        return [o.detach() for o in outputs] + found
+
+    truth = both(run_reference, given.to(torch.float64))
+    ours = both(lambda p: run_layer(layer, p), given.to(dtype))
+    if cell == "gru_reset_before":  # not in torch.nn: the reference in this dtype stands in
+        theirs = both(run_reference, given.to(dtype))
+    else:
+        theirs = both(run_torch, given.to(dtype))
+    # Against a truth in float64 the error of float64 itself is noise: only the floor holds.
+    floor = floor or (64.0 if dtype == torch.float64 else 8.0)
+    assert_within_torch_error(ours, theirs, truth, floor)

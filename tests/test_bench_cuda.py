@@ -408,8 +408,8 @@ def test_a_replay_that_differs_is_wrong():
     assert "graph's result 0 is off" in row.wrong
 
 
-def test_what_cannot_run_is_told():
-    # float16 is not among our layers' types on the CPU.
+def test_what_cannot_run_is_told(monkeypatch):
+    monkeypatch.setattr("seq2seq_ext.nn.replace.DTYPES", (torch.float32,))
     row = measure_row(case_of(precision="fp16"), stand_in(), repeats=1)
     assert row.failed.startswith("seq2seq_ext: replace_modules leaves the layer, ")
     assert "float16" in row.failed
@@ -547,6 +547,7 @@ def test_command_on_what_stands_in_for_a_gpu(tmp_path, monkeypatch, capsys):
     assert len(json.loads(files["json"].read_text(encoding="utf-8"))["rows"]) == 24
     # A row that fails is told, and by the status too.
     files["png"].unlink()
+    monkeypatch.setattr("seq2seq_ext.nn.replace.DTYPES", (torch.float32,))
     assert main([*arguments, "--precisions", "fp16", "--cells", "RNN"]) == 1
     out, err = capsys.readouterr()
     assert "**6 of 6 rows are wrong or failed**" in out

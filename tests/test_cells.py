@@ -199,17 +199,13 @@ def test_unknown_nonlinearity() -> None:
         fused.RNNCell(3, 5, nonlinearity="sin")(torch.ones(2, 3))
 
 
-@pytest.mark.cpu_kernels
+@pytest.mark.parametrize("variants", [{}, {"layer_norm": True}], ids=["plain", "layer_norm"])
 @pytest.mark.parametrize(("ours", "theirs"), CELLS, ids=CELL_IDS)
-def test_half_precision_is_refused_by_name(ours: Any, theirs: Any) -> None:
-    for dtype in (torch.float16, torch.bfloat16):
-        with pytest.raises(RuntimeError, match=r"float32 or float64 on the CPU.*autocast"):
-            ours(3, 5, dtype=dtype)(torch.ones(2, 3, dtype=dtype))
-
-
-@pytest.mark.parametrize(("ours", "theirs"), CELLS, ids=CELL_IDS)
-def test_autocast_computes_in_the_dtype_of_the_weights(ours: Any, theirs: Any) -> None:
-    cell, x = ours(3, 5), torch.randn(2, 3)
+def test_autocast_computes_in_the_dtype_of_the_weights(
+    ours: Any, theirs: Any, variants: dict[str, Any]
+) -> None:
+    """So that a state carried from step to step loses nothing."""
+    cell, x = ours(3, 5, **variants), torch.randn(2, 3)
     state = new_state(cell, 2)
     with torch.autocast("cpu", torch.bfloat16):
         found = as_list(cell(x.bfloat16(), state))

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 from layer_cases import (
+    FORMS,
     LAYER_IDS,
     LAYERS,
     NAMES,
+    STACK_IDS,
+    STACKS,
     Problem,
-    assert_within_torch_error,
-    gradients,
+    check,
     make,
     random_state,
     run_layer,
-    run_reference,
-    run_torch,
     states,
 )
 from torch import nn
@@ -27,33 +27,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 import seq2seq_ext.nn as fused
 from seq2seq_ext import functional
 
-FORMS = ["dense", "lengths", "packed", "resets"]
 SHAPES = list(itertools.product((1, 2, 3), (False, True), (True, False)))
 SHAPE_IDS = [f"L{n}-D{1 + d}-{'bias' if b else 'nobias'}" for n, d, b in SHAPES]
-STACKS = [(cell, 0) for cell in NAMES] + [("lstm", 5)]
-STACK_IDS = [*NAMES, "lstm_proj"]
-
-
-def check(cell: str, form: str, layer: nn.RNNBase, T: int, B: int) -> None:
-    """Compare one call of ``layer`` with torch.nn and the reference, with all gradients."""
-    given = Problem.of(cell, form, layer, T, B)
-    dtype = given.x.dtype
-
-    def both(run: Any, p: Problem) -> list[torch.Tensor]:
-        for leaf in p.leaves():
-            leaf.requires_grad_()
-        outputs = run(p)
-        found = gradients(outputs, p.leaves())
-        return [o.detach() for o in outputs] + found
-
-    truth = both(run_reference, given.to(torch.float64))
-    ours = both(lambda p: run_layer(layer, p), given.to(dtype))
-    if cell == "gru_reset_before":  # not in torch.nn: the reference in this dtype stands in
-        theirs = both(run_reference, given.to(dtype))
-    else:
-        theirs = both(run_torch, given.to(dtype))
-    # Against a truth in float64 the error of float64 itself is noise: only the floor holds.
-    assert_within_torch_error(ours, theirs, truth, floor=64.0 if dtype == torch.float64 else 8.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])

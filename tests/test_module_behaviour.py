@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from layer_cases import LAYERS, both_kinds, each_cell, make, random_state, states, twins
+from layer_cases import LAYERS, both_kinds, each_cell, make, states, twins
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
@@ -223,27 +223,6 @@ def test_checkpoints_compute_forward_twice(cell: str, form: str, use_reentrant: 
     found = run(checkpoint(call, x, use_reentrant=use_reentrant))
     for a, b in zip(found, expected, strict=True):
         assert torch.equal(a, b)
-
-
-@both_kinds
-def test_autocast_computes_in_the_dtype_of_the_weights(ours: Any, theirs: Any) -> None:
-    layer, x = ours(3, 4), torch.randn(5, 2, 3).bfloat16()
-    hx = [s.bfloat16() for s in states(random_state(layer, 2))]
-    same = [s.float() for s in hx]
-    expected = layer(x.float(), same if len(same) == 2 else same[0])
-    with torch.autocast("cpu", torch.bfloat16):
-        found = layer(x, hx if len(hx) == 2 else hx[0])
-    for a, b in zip(
-        [found[0], *states(found[1])], [expected[0], *states(expected[1])], strict=True
-    ):
-        assert torch.equal(a, b)
-
-
-@both_kinds
-def test_half_precision_is_refused_by_name(ours: Any, theirs: Any) -> None:
-    for dtype in (torch.float16, torch.bfloat16):
-        with pytest.raises(RuntimeError, match=r"float32 or float64 on the CPU.*autocast"):
-            ours(3, 4, dtype=dtype)(torch.ones(5, 3, dtype=dtype))
 
 
 # Errors that name the argument.

@@ -270,7 +270,7 @@ def test_layers_left_alone_are_reported() -> None:
         {
             "subclass": Halving(3, 4),
             "scripted": scripted,
-            "low": nn.GRU(3, 4, dtype=torch.bfloat16),
+            "low": nn.GRU(3, 4).to(torch.float8_e4m3fn),
             "instance": own_forward,
             "served": nn.LSTM(3, 4),
             "plain": nn.Linear(3, 4),
@@ -283,7 +283,7 @@ def test_layers_left_alone_are_reported() -> None:
     assert set(reasons) == {"subclass", "scripted", "low", "instance"}
     assert "subclass of nn.LSTM" in reasons["subclass"]
     assert "scripted" in reasons["scripted"]
-    assert "bfloat16" in reasons["low"]
+    assert "float8_e4m3fn" in reasons["low"]
     assert "forward" in reasons["instance"]
     for item in report:
         assert item.module is model[item.name]

@@ -75,6 +75,8 @@ def options(**changes):
         ({"label_smoothing": 1.1}, r"label_smoothing must be in \[0, 1\], got 1.1"),
         ({"learning_rate": math.nan}, r"learning_rate must be in \[0, inf\], got nan"),
         ({"max_seconds": 0}, "max_seconds must be positive or None, got 0"),
+        ({"precision": "bf16"}, "precision must be one of 32-true, .*, got 'bf16'"),
+        ({"precision": "16-mixed"}, "precision must be .* on the CPU, got '16-mixed'"),
     ],
 )
 def test_options_out_of_range_are_named(changes, message):
@@ -109,12 +111,15 @@ def test_pace_with_a_limit_takes_what_is_further():
 
 
 @needs_lightning
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("cell", ["gru", "lstm", "rnn"])
-def test_training_learns_by_heart(cell):
+def test_training_learns_by_heart(cell, precision):
     model = small_model(cell=cell)
     before = evaluate(model, dataset())
     report = training.train(
-        model, dataset(), options(epochs=60, learning_rate=0.02, label_smoothing=0.0)
+        model,
+        dataset(),
+        options(epochs=60, learning_rate=0.02, label_smoothing=0.0, precision=precision),
     )
     after = evaluate(model, dataset())
     assert report.steps == 60 * 4

@@ -63,7 +63,7 @@ Header header_of(const Layers& layers, WeightType type, const Kernels& kernels) 
 int64_t kernels_part(const Layers& layers, WeightType type) {
   const Kernels& kernels = active_kernels();
   Scratch::Frame frame;
-  if (layers.dtype == aoti_torch_dtype_float32()) {
+  if (layers.computed == aoti_torch_dtype_float32()) {
     Stack<float> stack{};
     fill_layers(layers, frame, stack);
     return static_cast<int64_t>(kernels.packed_size_f32(stack, type));
@@ -74,8 +74,8 @@ int64_t kernels_part(const Layers& layers, WeightType type) {
 }
 
 template <typename T, typename Size, typename Pack>
-Handle pack_as(const Layers& layers, WeightType type, const Kernels& kernels, const Size& size,
-               const Pack& pack) {
+Handle pack_as(Layers& layers, const std::vector<Handle>& weights, WeightType type,
+               const Kernels& kernels, const Size& size, const Pack& pack) {
   Scratch::Frame frame;
   Stack<T> stack{};
   fill_layers(layers, frame, stack);
@@ -95,6 +95,8 @@ Handle pack_as(const Layers& layers, WeightType type, const Kernels& kernels, co
     Fingerprint::take(layers.weights[i], bytes, hashes);
     hashes += Fingerprint::slices(bytes);
   }
+  layers.widen_weights(weights);
+  fill_layers(layers, frame, stack);
   pack(stack, type, base + parts.memory);
   return tensor;
 }
@@ -104,9 +106,10 @@ Handle pack_as(const Layers& layers, WeightType type, const Kernels& kernels, co
 WeightType weight_type_of(std::optional<torch::headeronly::ScalarType> dtype,
                           const Layers& layers) {
   using torch::headeronly::ScalarType;
-  const bool is_float = layers.dtype == aoti_torch_dtype_float32();
-  if (!dtype || *dtype == (is_float ? ScalarType::Float : ScalarType::Double))
-    return WeightType::kFull;
+  const bool is_float = layers.computed == aoti_torch_dtype_float32();
+  if (!dtype)
+    return layers.dtype == aoti_torch_dtype_bfloat16() ? WeightType::kBf16 : WeightType::kFull;
+  if (*dtype == (is_float ? ScalarType::Float : ScalarType::Double)) return WeightType::kFull;
   if (*dtype != ScalarType::BFloat16 && *dtype != ScalarType::Char)
     fail("dtype: expected None, BFloat16 or Char, got ", torch::headeronly::toString(*dtype));
   if (!is_float)
@@ -114,11 +117,12 @@ WeightType weight_type_of(std::optional<torch::headeronly::ScalarType> dtype,
   return *dtype == ScalarType::BFloat16 ? WeightType::kBf16 : WeightType::kInt8;
 }
 
-Handle pack(const Layers& layers, WeightType type) {
+Handle pack(Layers& layers, const std::vector<Handle>& weights, WeightType type) {
   const Kernels& kernels = active_kernels();
-  if (layers.dtype == aoti_torch_dtype_float32())
-    return pack_as<float>(layers, type, kernels, kernels.packed_size_f32, kernels.pack_f32);
-  return pack_as<double>(layers, type, kernels, kernels.packed_size_f64, kernels.pack_f64);
+  if (layers.computed == aoti_torch_dtype_float32())
+    return pack_as<float>(layers, weights, type, kernels, kernels.packed_size_f32,
+                          kernels.pack_f32);
+  return pack_as<double>(layers, weights, type, kernels, kernels.packed_size_f64, kernels.pack_f64);
 }
 
 PackedBlock packed_block(const Layers& layers, const View& packed, int64_t before, int64_t steps) {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include "../glue/arguments.h"
 #include "../glue/tensors.h"
@@ -13,11 +14,12 @@
 
 namespace seq2seq_ext {
 
-// Throws where the narrow types do not serve: they are for float only.
+// How weights are kept for which `dtype` is asked, None being their own; float16 is widened. Throws
+// where the narrow types do not serve: they are for no weights of double.
 WeightType weight_type_of(std::optional<torch::headeronly::ScalarType> dtype, const Layers& layers);
 
-// uint8 (bytes).
-Handle pack(const Layers& layers, WeightType type);
+// uint8 (bytes). Widens the weights of the layers, which are `weights`.
+Handle pack(Layers& layers, const std::vector<Handle>& weights, WeightType type);
 
 struct PackedBlock {
   const void* memory = nullptr;

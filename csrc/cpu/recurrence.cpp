@@ -99,7 +99,7 @@ void recurrence(StableIValue* stack, uint64_t, uint64_t) {
     const RecurrenceGiven given(read);
     const bool save = read.boolean(), return_cells = read.boolean();
     const RecurrenceArguments a(given);
-    RecurrenceOutputs out = a.dtype == aoti_torch_dtype_float32()
+    RecurrenceOutputs out = a.computed == aoti_torch_dtype_float32()
                                 ? forward<float>(a, save, return_cells)
                                 : forward<double>(a, save, return_cells);
     std::move(out).put(stack);
@@ -114,7 +114,7 @@ void recurrence_backward(StableIValue* stack, uint64_t, uint64_t) {
     RecurrenceArguments a(given);
     d.check(a);
     RecurrenceGradients out =
-        a.dtype == aoti_torch_dtype_float32() ? backward<float>(a, d) : backward<double>(a, d);
+        a.computed == aoti_torch_dtype_float32() ? backward<float>(a, d) : backward<double>(a, d);
     std::move(out).put(stack);
   });
 }

@@ -136,15 +136,15 @@ Gradients backward(CompactArguments& a, const BackwardGiven& given) {
   const Kernels& kernels = active_kernels();
   Backward<T> call{};
   fill_stack(a, frame, true, std::nullopt, kernels.vector_bytes, call);
-  const View outputs = a.with_adjacent_features(y);
+  const View outputs = a.with_adjacent_features(a.widened(y));
   call.y = rows_of(a, frame, static_cast<const T*>(outputs.data()), outputs);
   call.reserve = static_cast<const T*>(reserve.data());
   if (d.y) {
-    const View d_y = a.with_adjacent_features(d.y);
+    const View d_y = a.with_adjacent_features(a.widened(d.y));
     call.d_y = rows_of(a, frame, static_cast<const T*>(d_y.data()), d_y);
   }
-  call.d_h_n = static_cast<const T*>(a.contiguous(d.h_n).data());
-  call.d_c_n = static_cast<const T*>(a.contiguous(d.c_n).data());
+  call.d_h_n = static_cast<const T*>(a.contiguous(a.widened(d.h_n)).data());
+  call.d_c_n = static_cast<const T*>(a.contiguous(a.widened(d.c_n)).data());
   if (out.input_wanted && a.x.numel() > 0) {
     T* d_x = data<T>(out.x);
     zero_padding(a, d_x, a.I);
@@ -177,8 +177,9 @@ void rnn(StableIValue* stack, uint64_t, uint64_t) {
       if (given.turn < 0) fail("turn: expected a number of steps, got ", given.turn);
       block = packed_block(a, View(given.packed), given.turn, std::max<int64_t>(a.T, 1));
     }
-    Outputs out = a.dtype == aoti_torch_dtype_float32() ? forward<float>(a, given.save, block)
-                                                        : forward<double>(a, given.save, block);
+    if (!block.memory) a.widen_weights(given.weights);
+    Outputs out = a.computed == aoti_torch_dtype_float32() ? forward<float>(a, given.save, block)
+                                                           : forward<double>(a, given.save, block);
     std::move(out).put(stack);
   });
 }
@@ -193,8 +194,8 @@ void prepack(StableIValue* stack, uint64_t, uint64_t) {
     if (weights.empty()) fail("weights: expected 2 to 5 tensors for each layer, got none");
     const View first(weights[0]);
     if (first.dim != 2) fail("weights[0]: expected 2 dimensions, got shape ", first);
-    const Layers layers(weights, cell, num_layers, bidirectional, first, first.size[1]);
-    stack[0] = result(pack(layers, weight_type_of(dtype, layers)));
+    Layers layers(weights, cell, num_layers, bidirectional, first, first.size[1]);
+    stack[0] = result(pack(layers, weights, weight_type_of(dtype, layers)));
   });
 }
 
@@ -202,8 +203,9 @@ void rnn_backward(StableIValue* stack, uint64_t, uint64_t) {
   with_readable_errors([&] {
     const BackwardGiven given(stack);
     CompactArguments a(given);
-    Gradients out = a.dtype == aoti_torch_dtype_float32() ? backward<float>(a, given)
-                                                          : backward<double>(a, given);
+    a.widen_weights(given.weights);
+    Gradients out = a.computed == aoti_torch_dtype_float32() ? backward<float>(a, given)
+                                                             : backward<double>(a, given);
     std::move(out).put(stack);
   });
 }

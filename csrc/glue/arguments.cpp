@@ -45,14 +45,17 @@ void check_device(const Name& name, const View& view, const Device& device) {
          view.device.index);
 }
 
-bool is_float(int32_t dtype, const Device& device) {
-  if (dtype == aoti_torch_dtype_float32() || dtype == aoti_torch_dtype_float64()) return true;
+bool is_narrow(int32_t dtype) {
+  return dtype == aoti_torch_dtype_float16() || dtype == aoti_torch_dtype_bfloat16();
+}
+
+int32_t computed_dtype(const View& x) {
 #ifdef SEQ2SEQ_EXT_CUDA_ON_CPU  // the CUDA kernels on CPU tensors, for tests
-  constexpr bool on_cuda = true;
+  constexpr bool on_cpu = false;
 #else
-  const bool on_cuda = device.type != aoti_torch_device_type_cpu();
+  const bool on_cpu = x.device.type == aoti_torch_device_type_cpu();
 #endif
-  return on_cuda && (dtype == aoti_torch_dtype_float16() || dtype == aoti_torch_dtype_bfloat16());
+  return on_cpu && is_narrow(x.dtype) ? aoti_torch_dtype_float32() : x.dtype;
 }
 
 template <typename Name>
@@ -110,15 +113,18 @@ std::ostream& operator<<(std::ostream& out, const View& view) {
 
 // ---- what all calls check -------------------------------------------------------------------
 
-Common::Common(const View& x) : dtype(x.dtype), device(x.device) {
-  if (!is_float(dtype, device))
-    fail("x: expected dtype Float or Double",
-         device.type == aoti_torch_device_type_cpu() ? "" : ", Half or BFloat16", ", got ",
-         DtypeName{dtype});
+Common::Common(const View& x) : dtype(x.dtype), computed(computed_dtype(x)), device(x.device) {
+  if (dtype != aoti_torch_dtype_float32() && dtype != aoti_torch_dtype_float64() &&
+      !is_narrow(dtype))
+    fail("x: expected dtype Float, Double, Half or BFloat16, got ", DtypeName{dtype});
 }
 
 void Common::check(const char* name, const View& view, const Shape& shape) const {
   check_all(name, view, device, dtype, shape);
+}
+
+void Common::check_kept(const char* name, const View& view, const Shape& shape) const {
+  check_all(name, view, device, computed, shape);
 }
 
 View Common::contiguous(View view) {
@@ -126,11 +132,15 @@ View Common::contiguous(View view) {
   bool is_contiguous;
   TORCH_ERROR_CODE_CHECK(aoti_torch_is_contiguous(view.handle, &is_contiguous));
   if (is_contiguous) return view;
-  AtenTensorHandle alias;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(view.handle, &alias));
-  const torch::stable::Tensor copy = torch::stable::contiguous(torch::stable::Tensor(alias));
-  TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(copy.get(), &alias));
-  copies_.emplace_back(alias);
+  const torch::stable::Tensor copy =
+      torch::stable::contiguous(torch::stable::Tensor(alias(view.handle).release()));
+  copies_.push_back(alias(copy.get()));
+  return View(copies_.back());
+}
+
+View Common::widened(View view) {
+  if (!view || view.dtype != dtype || computed == dtype) return view;
+  copies_.push_back(in_dtype(alias(view.handle), computed));
   return View(copies_.back());
 }
 
@@ -243,6 +253,12 @@ size_t Layers::weight_bytes(int64_t index) const {
   return static_cast<size_t>(elements * element_size(dtype));
 }
 
+void Layers::widen_weights(const std::vector<Handle>& tensors) {
+  if (computed == dtype) return;
+  for (size_t i = 0; i < weights.size(); ++i)
+    weights[i] = contiguous(widened(View(tensors[i]))).data();
+}
+
 // ---- arguments ------------------------------------------------------------------------------
 
 Arguments::Arguments(const Given& given) : Arguments(given, View(given.x)) {}
@@ -297,11 +313,11 @@ Arguments::Arguments(const Given& given, const View& x_given)
     dropout_mask = View(given.dropout_mask);
     check("dropout_mask", dropout_mask,
           form == Form::kPacked ? Shape{{L - 1, N, D * P}, 3} : Shape{{L - 1, T, B, D * P}, 4});
-    dropout_mask = contiguous(dropout_mask);
+    dropout_mask = contiguous(widened(dropout_mask));
   }
-  x = with_adjacent_features(x);
-  h_0 = contiguous(h_0);
-  c_0 = contiguous(c_0);
+  x = with_adjacent_features(widened(x));
+  h_0 = contiguous(widened(h_0));
+  c_0 = contiguous(widened(c_0));
 }
 
 Shape Arguments::state_shape(int64_t features) const {
@@ -369,7 +385,7 @@ BackwardGiven::BackwardGiven(const StableIValue* stack) {
 Cotangents::Cotangents(const BackwardGiven& given, const Arguments& a)
     : y(given.d_y), h_n(given.d_h_n), c_n(given.d_c_n) {
   a.check("y", View(given.y), a.output_shape());
-  a.check("reserve", View(given.reserve), {{a.reserve_elements()}, 1});
+  a.check_kept("reserve", View(given.reserve), {{a.reserve_elements()}, 1});
   if (y) a.check("d_y", y, a.output_shape());
   if (a.form == Form::kStep) a.check_none("d_h_n", h_n, "one step");
   if (h_n) a.check("d_h_n", h_n, a.state_shape(a.P));
@@ -394,37 +410,40 @@ Shape input_shape(const Arguments& a) {
 
 // The reserve has one size whatever the lengths, so that it is known without looking into them.
 Outputs::Outputs(const Arguments& a, bool save)
-    : y(empty(a.output_shape(), a.dtype, a.device)),
-      h_n(empty(a.form == Form::kStep ? kNothing : a.state_shape(a.P), a.dtype, a.device)),
-      c_n(empty(a.cell == Cell::kLstm ? a.state_shape(a.H) : kNothing, a.dtype, a.device)),
-      reserve(empty(save ? Shape{{a.reserve_elements()}, 1} : kNothing, a.dtype, a.device)) {}
+    : dtype(a.dtype),
+      y(empty(a.output_shape(), a.computed, a.device)),
+      h_n(empty(a.form == Form::kStep ? kNothing : a.state_shape(a.P), a.computed, a.device)),
+      c_n(empty(a.cell == Cell::kLstm ? a.state_shape(a.H) : kNothing, a.computed, a.device)),
+      reserve(empty(save ? Shape{{a.reserve_elements()}, 1} : kNothing, a.computed, a.device)) {}
 
 void Outputs::put(StableIValue* stack) && {
-  stack[0] = result(std::move(y));
-  stack[1] = result(std::move(h_n));
-  stack[2] = result(std::move(c_n));
+  stack[0] = result(in_dtype(std::move(y), dtype));
+  stack[1] = result(in_dtype(std::move(h_n), dtype));
+  stack[2] = result(in_dtype(std::move(c_n), dtype));
   stack[3] = result(std::move(reserve));
 }
 
 Gradients::Gradients(const Arguments& a, const BackwardGiven& given)
-    : input_wanted(given.input_grad),
+    : dtype(a.dtype),
+      input_wanted(given.input_grad),
       state_wanted(given.state_grad && a.h_0),
       weights_wanted(given.weight_grad),
-      x(empty(input_wanted ? input_shape(a) : kNothing, a.dtype, a.device)),
-      h_0(empty(state_wanted ? a.state_shape(a.P) : kNothing, a.dtype, a.device)),
-      c_0(empty(state_wanted && a.cell == Cell::kLstm ? a.state_shape(a.H) : kNothing, a.dtype,
+      x(empty(input_wanted ? input_shape(a) : kNothing, a.computed, a.device)),
+      h_0(empty(state_wanted ? a.state_shape(a.P) : kNothing, a.computed, a.device)),
+      c_0(empty(state_wanted && a.cell == Cell::kLstm ? a.state_shape(a.H) : kNothing, a.computed,
                 a.device)) {
   if (!weights_wanted) return;
   weights.reserve(a.weights.size());
   for (int64_t layer = 0; layer < a.L; ++layer)
     for (int64_t i = 0; i < a.D * a.roles(); ++i)
-      weights.push_back(empty(a.weight_shape(layer, i % a.roles()), a.dtype, a.device));
+      weights.push_back(empty(a.weight_shape(layer, i % a.roles()), a.computed, a.device));
 }
 
 void Gradients::put(StableIValue* stack) && {
-  stack[0] = result(std::move(x));
-  stack[1] = result(std::move(h_0));
-  stack[2] = result(std::move(c_0));
+  for (Handle& weight : weights) weight = in_dtype(std::move(weight), dtype);
+  stack[0] = result(in_dtype(std::move(x), dtype));
+  stack[1] = result(in_dtype(std::move(h_0), dtype));
+  stack[2] = result(in_dtype(std::move(c_0), dtype));
   stack[3] = result(std::move(weights));
 }
 

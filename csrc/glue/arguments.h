@@ -66,6 +66,7 @@ enum class Form {
 // What all tensors of a call have to agree on.
 struct Common {
   int32_t dtype;
+  int32_t computed;  // what the kernels calculate in: on the CPU float32 for 16-bit floats
   Device device;
 
   // Of the dtype and on the device of x; throws if that is none of those that there are kernels
@@ -74,8 +75,12 @@ struct Common {
 
   // Whether `view` has `shape` and the dtype and device of x; throws if not.
   void check(const char* name, const View& view, const Shape& shape) const;
+  // The same of what one kernel left for another, in the dtype `computed`.
+  void check_kept(const char* name, const View& view, const Shape& shape) const;
   // The tensor, or a copy of it that lives as long as this.
   View contiguous(View view);
+  // The same, in the dtype `computed` if it was in that of x.
+  View widened(View view);
   // The same, but rows may lie anywhere.
   View with_adjacent_features(View view);
 
@@ -111,7 +116,7 @@ struct Layers : Common {
   int64_t I, H, P, L, D;
   bool bias, projected;
   std::vector<const void*> given;    // where the weights lie
-  std::vector<const void*> weights;  // and contiguous, `roles()` to a layer and direction
+  std::vector<const void*> weights;  // and contiguous, `roles()` to a layer and direction; of dtype
 
   // Layers for an input of `I` features, of the dtype and on the device of `like`. Throws
   // std::runtime_error naming the argument that is wrong.
@@ -122,6 +127,8 @@ struct Layers : Common {
   // Shape of weight `role` of the layer.
   Shape weight_shape(int64_t layer, int64_t role) const;
   size_t weight_bytes(int64_t index) const;
+  // Lets `weights` be as the kernels read them, in the dtype `computed`.
+  void widen_weights(const std::vector<Handle>& tensors);
 };
 
 struct Arguments : Layers, Batch {
@@ -149,8 +156,10 @@ struct Cotangents {
   Cotangents(const BackwardGiven& given, const Arguments& a);  // checks them
 };
 
-// Results of the two operators, allocated, in the order of ops.cpp; empty where there is none.
+// Results of the two operators, allocated, in the order of ops.cpp; empty where there is none. The
+// kernels write them in the dtype `computed`; `put` rounds all but the reserve to that of x.
 struct Outputs {
+  int32_t dtype;
   Handle y, h_n, c_n, reserve;
 
   Outputs(const Arguments& a, bool save);
@@ -158,6 +167,7 @@ struct Outputs {
 };
 
 struct Gradients {
+  int32_t dtype;
   bool input_wanted, state_wanted, weights_wanted;
   Handle x, h_0, c_0;
   std::vector<Handle> weights;

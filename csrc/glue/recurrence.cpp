@@ -135,7 +135,7 @@ RecurrenceArguments::RecurrenceArguments(const RecurrenceGiven& given, const Vie
     fail("stream: expected a number of 32 bits, got ", given.stream);
   for (View* view :
        {&x, &w_hh, &b_hn, &w_hr, &h_0, &c_0, &h_mask, &peephole, &norm_hh, &norm_c, &bias_c, &seed})
-    *view = contiguous(*view);
+    *view = contiguous(widened(*view));
 }
 
 void RecurrenceArguments::check_seed(const View& view) const {
@@ -147,9 +147,10 @@ void RecurrenceArguments::check_seed(const View& view) const {
 
 // ---- results ------------------------------------------------------------------------------------
 
-RecurrenceOutputs::RecurrenceOutputs(const RecurrenceArguments& a, bool save, bool return_cells) {
+RecurrenceOutputs::RecurrenceOutputs(const RecurrenceArguments& a, bool save, bool return_cells)
+    : dtype(a.dtype) {
   const auto make = [&](bool wanted, const Shape& shape) {
-    return empty(wanted ? shape : Shape{{0}, 1}, a.dtype, a.device);
+    return empty(wanted ? shape : Shape{{0}, 1}, a.computed, a.device);
   };
   const bool lstm = a.has_cell();
   if (return_cells && !lstm) fail("return_cells: expected False for the cell ", a.cell);
@@ -167,6 +168,7 @@ RecurrenceOutputs::RecurrenceOutputs(const RecurrenceArguments& a, bool save, bo
 }
 
 void RecurrenceOutputs::put(StableIValue* stack) && {
+  for (Handle* tensor : {&y, &cells, &h_n, &c_n}) *tensor = in_dtype(std::move(*tensor), dtype);
   int64_t i = 0;
   for (Handle* tensor : {&y, &cells, &h_n, &c_n, &step, &h_in, &inner, &out, &sums, &moments})
     stack[i++] = result(std::move(*tensor));
@@ -190,7 +192,7 @@ RecurrenceCotangents::RecurrenceCotangents(ArgumentReader& read)
 // A tensor that an operator left for another.
 static void check_kept(const RecurrenceArguments& a, const char* name, const Handle& given,
                        bool there, const Shape& shape) {
-  a.check(name, View(given), there ? shape : Shape{{0}, 1});
+  a.check_kept(name, View(given), there ? shape : Shape{{0}, 1});
   bool is_contiguous;
   TORCH_ERROR_CODE_CHECK(aoti_torch_is_contiguous(given.get(), &is_contiguous));
   if (!is_contiguous) fail(name, ": expected a contiguous tensor, as it was left");
@@ -200,7 +202,7 @@ void RecurrenceCotangents::check(RecurrenceArguments& a) {
   const auto cotangent = [&](const char* name, const Handle& given, const Shape& shape) {
     const View view(given);
     if (view) a.check(name, view, shape);
-    return a.contiguous(view);
+    return a.contiguous(a.widened(view));
   };
   y = cotangent("d_y", given_y, a.rows_shape(a.P));
   cells = cotangent("d_cells", given_cells, a.rows_shape(a.H));
@@ -227,7 +229,7 @@ void RecurrenceCotangents::check(RecurrenceArguments& a) {
 RecurrenceGradients::RecurrenceGradients(const RecurrenceArguments& a, bool save) {
   if (save) a.check_tangent();
   const auto make = [&](bool wanted, const Shape& shape) {
-    return empty(wanted ? shape : Shape{{0}, 1}, a.dtype, a.device);
+    return empty(wanted ? shape : Shape{{0}, 1}, a.computed, a.device);
   };
   const int64_t rows = a.user_rows;
   x = make(true, a.rows_shape(a.gates()));
@@ -249,6 +251,8 @@ void RecurrenceGradients::put(StableIValue* stack) && {
 // ---- tangents -----------------------------------------------------------------------------------
 
 void RecurrenceArguments::check_tangent() const {
+  if (computed != dtype)
+    fail("x: expected float32 or float64 on the CPU for a second derivative or a tangent");
   if (!has_tangent(cell)) fail("cell: expected lstm, gru, rnn_tanh or rnn_relu, got ", cell);
   const auto without = [](const char* name, bool given) {
     if (given) fail(name, ": expected none for a second derivative or a tangent");

@@ -66,8 +66,10 @@ struct RecurrenceArguments : Common, Batch {
   Noise noise;
 };
 
-// Results of recurrence, in the order of ops.cpp.
+// Results of recurrence, in the order of ops.cpp. `put` rounds y, cells, h_n and c_n to the dtype
+// of x; the rest is kept in the dtype that was calculated in.
 struct RecurrenceOutputs {
+  int32_t dtype;
   Handle y, cells, h_n, c_n, step, h_in, inner, out, sums, moments;
 
   RecurrenceOutputs(const RecurrenceArguments& a, bool save, bool return_cells);
@@ -97,6 +99,7 @@ struct RecurrenceCotangents {
   }
 };
 
+// In the dtype that was calculated in: what is made of them is rounded once.
 struct RecurrenceGradients {
   Handle x, sum, cell, out, h_0, c_0, whole_h, whole_c;
 

@@ -39,6 +39,21 @@ Handle empty(const Shape& shape, int32_t dtype, Device device) {
   return tensor;
 }
 
+Handle alias(AtenTensorHandle handle) {
+  AtenTensorHandle same;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(handle, &same));
+  return Handle(same);
+}
+
+Handle in_dtype(Handle tensor, int32_t dtype) {
+  int32_t given;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &given));
+  if (given == dtype) return tensor;
+  const torch::stable::Tensor converted = torch::stable::to(
+      torch::stable::Tensor(tensor.release()), static_cast<torch::headeronly::ScalarType>(dtype));
+  return alias(converted.get());
+}
+
 StableIValue result(std::vector<Handle> tensors) {
   StableListHandle list;
   TORCH_ERROR_CODE_CHECK(torch_new_list_reserve_size(tensors.size(), &list));

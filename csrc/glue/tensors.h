@@ -96,6 +96,12 @@ struct Shape {
   int64_t dim;
 };
 
+// Another handle of the same tensor.
+Handle alias(AtenTensorHandle handle);
+
+// The tensor, or a copy of it where that dtype is another; strides stay.
+Handle in_dtype(Handle tensor, int32_t dtype);
+
 // A new tensor, uninitialized and contiguous. Throws where there is no memory for it.
 Handle empty(const Shape& shape, int32_t dtype, Device device = {});
 

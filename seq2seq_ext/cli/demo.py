@@ -74,6 +74,12 @@ def add_parser(subcommands: argparse._SubParsersAction[argparse.ArgumentParser])
         "--learning-rate", type=positive_float, default=3e-3, metavar="R", help="its peak (0.003)"
     )
     parser.add_argument(
+        "--precision",
+        choices=("32-true", "bf16-mixed"),
+        default="32-true",
+        help="train in float32, or under autocast to bfloat16 (32-true)",
+    )
+    parser.add_argument(
         "--seed", type=non_negative_int, default=0, metavar="N", help="random seed (0)"
     )
     parser.add_argument(
@@ -124,6 +130,7 @@ def run(options: argparse.Namespace) -> int:
         learning_rate=options.learning_rate,
         max_seconds=options.max_seconds,
         seed=options.seed,
+        precision=options.precision,
     )
     torch.manual_seed(options.seed)
     model = Seq2Seq(

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from seq2seq_ext import functional, ops
+from seq2seq_ext.kernels import DTYPES
 from seq2seq_ext.nn import variant_layers
 from seq2seq_ext.nn.variant_layers import CellVariants, LSTMCellVariants
 from seq2seq_ext.variants import Variant
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
 
-_DTYPES = (torch.float32, torch.float64)
 _NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
@@ -35,7 +35,7 @@ class LSTMCell(nn.LSTMCell):
         hidden_size: hidden units H.
         bias: whether ``bias_ih`` and ``bias_hh`` exist.
         device: where the parameters live.
-        dtype: of the parameters, float32 or float64.
+        dtype: of the parameters: float32, float64, float16 or bfloat16.
 
     Attributes:
         weight_ih, weight_hh: (4H, I) and (4H, H); rows of i, f, g, o.
@@ -317,10 +317,9 @@ def _check_like_weight(name: str, argument: str, tensor: Tensor, weight: Tensor)
         raise RuntimeError(
             f"{name}: {argument} dtype ({tensor.dtype}) does not match weight dtype ({dtype})"
         )
-    if dtype not in _DTYPES and device.type == "cpu":
+    if dtype not in DTYPES:
         raise RuntimeError(
-            f"{name}: Expected float32 or float64 on the CPU, got {dtype}. Convert model and "
-            "input, or run float32 weights under torch.autocast"
+            f"{name}: Expected weights of float32, float64, float16 or bfloat16, got {dtype}"
         )
     if tensor.layout is not torch.strided:
         raise RuntimeError(f"{name}: Expected {argument} to be dense, got {tensor.layout}")

@@ -340,7 +340,7 @@ class LSTM(_Layer):
         bidirectional: whether a second direction reads each sequence from its end (D = 2).
         proj_size: size P < H that the hidden state is projected to; 0 for none, then P = H.
         device: where the parameters live.
-        dtype: of the parameters: float32, float64 or, on a GPU, float16 or bfloat16.
+        dtype: of the parameters: float32, float64, float16 or bfloat16 (docs/low-precision.md).
         save: what a call keeps for backward: ``"gates"``, or ``"states"``, the call's arguments and
             results, of which backward computes the gates anew: less memory, more time
             (docs/autograd.md).

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from seq2seq_ext import ops
+from seq2seq_ext.kernels import DTYPES
 from seq2seq_ext.nn.cells import GRUCell, LSTMCell, RNNCell, _current_weights
 from seq2seq_ext.nn.layers import GRU, LSTM, RNN
+from seq2seq_ext.nn.replace import NotReplaced, warn_of
 
 __all__ = ["prepack", "unpack"]
 
@@ -45,11 +47,18 @@ def prepack(model: Model, dtype: torch.dtype | None = None) -> Model:
     Layers whose weights are computed in each call (parametrizations, pruning,
     ``torch.func.functional_call`` with plain tensors) run as if not prepacked as long as they are.
 
+    **Layers with variants** (``layer_norm``, ``zoneout`` and so on, ``hidden_size`` as a list) are
+    left as they are, and named in a ``UserWarning``.
+
+    Under ``torch.autocast`` a prepacked layer uses the weights that it keeps, and its outputs are
+    rounded to autocast's dtype.
+
     Args:
         model: any module; may be such a layer itself.
-        dtype: what the packed weights are kept in. None: their own dtype, and results are the same
-            to the last bit. ``torch.bfloat16``: rounded to 8 significant bits. ``torch.int8``:
-            rounded to multiples of a 127th of the largest weight in each row of each weight matrix.
+        dtype: what the packed weights are kept in. None: their own dtype, float16 in float32, and
+            results are the same to the last bit but for bfloat16. ``torch.bfloat16``: rounded to 8
+            significant bits. ``torch.int8``: rounded to multiples of a 127th of the largest weight
+            in each row of each weight matrix.
             Beside either, where the CPU can multiply such weights as they are (AVX-512 BF16; AVX2,
             AVX-512 VNNI), inputs and states keep 16 bits on the way into the products. Biases stay
             in float32. The errors are measured in docs/prepack.md. Layers that become float64 later
@@ -61,8 +70,8 @@ def prepack(model: Model, dtype: torch.dtype | None = None) -> Model:
     Raises:
         TypeError: if ``model`` is not a module.
         ValueError: if ``dtype`` is another one, ``model`` holds none of this package's layers and
-            cells (see :func:`~seq2seq_ext.replace_modules`), or ``dtype`` is a narrow one and a
-            layer has float64 weights. Nothing is changed then.
+            cells (see :func:`~seq2seq_ext.replace_modules`) but those with variants, or ``dtype``
+            is a narrow one and a layer has float64 weights. Nothing is changed then.
 
     >>> from seq2seq_ext import LSTM
     >>> model = prepack(LSTM(4, 8), torch.int8).eval()
@@ -71,10 +80,12 @@ def prepack(model: Model, dtype: torch.dtype | None = None) -> Model:
     """
     if dtype not in _DTYPES:
         raise ValueError(f"dtype must be None, torch.bfloat16 or torch.int8, got {dtype!r}")
-    layers = _layers(model, "prepack")
+    found = _layers(model, "prepack")
+    layers = {name: layer for name, layer in found.items() if not _variants(layer)}
     if not layers:
+        what = "none but layers with variants" if found else "none"
         raise ValueError(
-            "model must hold layers or cells of seq2seq_ext, got none in "
+            f"model must hold plain layers or cells of seq2seq_ext, got {what} in "
             f"{type(model).__name__}; replace_modules(model) makes those of torch.nn such"
         )
     weights = {name: _weights(layer) for name, layer in layers.items()}
@@ -89,6 +100,12 @@ def prepack(model: Model, dtype: torch.dtype | None = None) -> Model:
         layer._packed = packed  # type: ignore[assignment]
         if _packs_now(weights[name]):
             packed.make(weights[name], operator_options(layer))
+    left = [
+        NotReplaced(name, layer, f"weights of a layer with {_variants(layer)} have no packed form")
+        for name, layer in found.items()
+        if name not in layers
+    ]
+    warn_of(left, "prepack")
     return model
 
 
@@ -122,6 +139,14 @@ def _layers(model: nn.Module, function: str) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if isinstance(module, _FUSED)}
 
 
+def _variants(layer: nn.Module) -> str:
+    """What a layer has beside torch's equations, in words; empty for a plain one."""
+    variant = getattr(layer, "_variant", None)
+    if variant is None:
+        return ""
+    return ", ".join(variant.described()) or "a list of hidden sizes"
+
+
 def _weights(layer: nn.Module) -> list[Tensor]:
     if isinstance(layer, (LSTM, GRU, RNN)):
         return layer._current_weights()
@@ -131,7 +156,7 @@ def _weights(layer: nn.Module) -> list[Tensor]:
 
 def _packs_now(weights: list[Tensor]) -> bool:
     """Whether a call would use packed weights; a layer on the meta device may yet come to do so."""
-    return weights[0].dtype in (torch.float32, torch.float64) and all(
+    return weights[0].dtype in DTYPES and all(
         isinstance(weight, nn.Parameter) and weight.is_cpu for weight in weights
     )
 

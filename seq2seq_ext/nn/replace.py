@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from seq2seq_ext.kernels import DTYPES
 from seq2seq_ext.loading import CUDA_PROBLEM
 from seq2seq_ext.nn.cells import GRUCell, LSTMCell, RNNCell
 from seq2seq_ext.nn.layers import GRU, LSTM, RNN, _actual_class
@@ -46,8 +47,6 @@ _QUANTISED_ATTRIBUTES = (
     "weight_dtype",
     "version",
 )
-_DTYPES = (torch.float32, torch.float64)
-_CUDA_DTYPES = (*_DTYPES, torch.float16, torch.bfloat16)
 
 
 class NotReplaced(NamedTuple):
@@ -118,7 +117,7 @@ def replace_modules(model: Model, *, report: list[NotReplaced] | None = None) ->
             if reason is None:
                 continue
         left.append(NotReplaced(name, module, reason))
-    _warn(left[already:] if report is None else [], "replace_modules")
+    warn_of(left[already:] if report is None else [], "replace_modules")
     return model
 
 
@@ -157,7 +156,7 @@ def restore_modules(model: Model, *, report: list[NotReplaced] | None = None) ->
                 _change_class(module, _TORCH[cls])
             else:
                 left.append(NotReplaced(name, module, "torch.nn has no GRU with reset_after=False"))
-    _warn(left[already:] if report is None else [], "restore_modules")
+    warn_of(left[already:] if report is None else [], "restore_modules")
     return model
 
 
@@ -267,7 +266,7 @@ def _why_not(module: nn.Module) -> str | None:
             return f"its parameters are on a GPU, but {CUDA_PROBLEM}"
         if device not in ("cpu", "cuda", "meta"):
             return f"its parameters are on the device {parameter.device}"
-        if parameter.dtype not in (_CUDA_DTYPES if device == "cuda" else _DTYPES):
+        if parameter.dtype not in DTYPES:
             return f"its parameters are {parameter.dtype}"
     return None
 
@@ -293,7 +292,8 @@ def _base_name(module: nn.Module) -> str:
     return next(f"nn.{theirs.__name__}" for theirs in _FUSED if isinstance(module, theirs))
 
 
-def _warn(left: list[NotReplaced], function: str) -> None:
+def warn_of(left: list[NotReplaced], function: str) -> None:
+    """Tell a caller of ``function`` which layers it left, in one warning if there are any."""
     if left:
         lines = "".join(f"\n  {name or '(the model)'}: {reason}" for name, _, reason in left)
         warnings.warn(f"{function} left these layers as they are:{lines}", stacklevel=3)

@@ -20,6 +20,7 @@ from typing import Any, TypedDict, cast
 import torch
 from torch import Tensor, nn
 
+from seq2seq_ext.kernels import autocast_is_on
 from seq2seq_ext.variants import Variant
 from seq2seq_ext.variants.reference import GATES
 from seq2seq_ext.variants.stack import Direction, Stack
@@ -203,7 +204,14 @@ def stack_of(layer: Any) -> Stack:
 
 
 def step(cell: Any, x: Tensor, h: Tensor | None, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """A cell's step from (B, H): a sequence of one."""
+    """A cell's step from (B, H): a sequence of one, in the dtype of the weights."""
+    if autocast_is_on() and x.device.type in ("cpu", "cuda"):
+        with torch.autocast(x.device.type, enabled=False):
+            return _step(cell, x, h, c)
+    return _step(cell, x, h, c)
+
+
+def _step(cell: Any, x: Tensor, h: Tensor | None, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
     stack = stack_of(cell)
     if h is None:
         h_0, c_0 = stack.initial_state(x.size(0), False)

@@ -66,13 +66,13 @@ class Seq2SeqModule(lightning.LightningModule):
         self._start = 0.0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW, all parameters in one fused update."""
+        """AdamW, all parameters in one fused update where Lightning can clip before it."""
         return torch.optim.AdamW(
             self.model.parameters(),
             lr=self.options.learning_rate,
             betas=(0.9, 0.98),
             weight_decay=self.options.weight_decay,
-            fused=True,
+            fused=self.options.precision == "32-true",
         )
 
     def on_train_start(self) -> None:

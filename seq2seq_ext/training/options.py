@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
@@ -24,6 +26,8 @@ class TrainingOptions:
             going down in time; None sets no limit. See `Pace`.
         seed: of the batches' order and of dropout.
         accelerator: Lightning's name of the device: ``"cpu"``, ``"gpu"`` or ``"auto"``.
+        precision: Lightning's name of what is computed in: ``"32-true"``, or under autocast, with
+            parameters in float32, ``"bf16-mixed"`` or, not on the CPU, ``"16-mixed"``.
 
     Raises:
         ValueError: if a field is out of range.
@@ -40,6 +44,7 @@ class TrainingOptions:
     max_seconds: float | None = None
     seed: int = 0
     accelerator: str = "cpu"
+    precision: str = "32-true"
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
@@ -59,6 +64,15 @@ class TrainingOptions:
                 raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value!r}")
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ValueError(f"max_seconds must be positive or None, got {self.max_seconds!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
+            )
+        if self.precision == "16-mixed" and self.accelerator == "cpu":
+            raise ValueError(
+                "precision must be '32-true' or 'bf16-mixed' on the CPU, got '16-mixed', "
+                "which Lightning has for GPUs alone"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as a dict that JSON can hold."""

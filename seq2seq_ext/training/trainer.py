@@ -75,6 +75,7 @@ def train(
         trainer = lightning.Trainer(
             accelerator=options.accelerator,
             devices=1,
+            precision=options.precision,  # type: ignore[arg-type]
             max_epochs=options.epochs,
             gradient_clip_val=options.gradient_clip or None,
             callbacks=[] if console is None else [ProgressBar(console)],

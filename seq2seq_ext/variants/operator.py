@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from seq2seq_ext import transforms
-from seq2seq_ext.kernels import below_autograd
+from seq2seq_ext.kernels import below_autograd, kept_dtype, without_autocast
 from seq2seq_ext.variants import reference
 
 __all__ = ["CELLS", "recurrence"]
@@ -82,7 +82,7 @@ def recurrence(
 
     Args:
         x, w_hh, cell: as for :func:`seq2seq_ext.variants.reference.recurrence`, as are the others,
-            by keyword.  float32 or float64, on CUDA also float16 or bfloat16.
+            by keyword.  float32, float64, float16 or bfloat16.
         return_cells: whether c of every step is wanted; the second result is None otherwise.
 
     Raises:
@@ -125,6 +125,8 @@ def _transformed(
 
 def _has_tangent(tensors: Tensors, options: Options) -> bool:
     """Whether the kernels know the call's derivative in a direction."""
+    if kept_dtype(tensors.x) != tensors.x.dtype:  # they are not written for 16 bits on the CPU
+        return False
     plain = options._replace(reverse=False, stream=0, proj_clip=0.0) == Options(options.cell)
     variants = (tensors.w_hr, tensors.h_mask, tensors.peephole, tensors.norm_hh, tensors.norm_c)
     return plain and options.cell in _WITH_TANGENT and all(t is None for t in variants)
@@ -170,17 +172,21 @@ def _recurrence_fake(*arguments: Any) -> tuple[Tensor, ...]:
     def make(wanted: bool, *size: int) -> Tensor:
         return tensors.x.new_empty(size if wanted else (0,))
 
+    def keep(wanted: bool, *size: int) -> Tensor:
+        size = size if save and wanted else (0,)
+        return tensors.x.new_empty(size, dtype=kept_dtype(tensors.x))
+
     return (
         make(True, *steps, P),
         make(return_cells, *steps, H),
         make(True, B, P),
         make(lstm, B, H),
-        make(save, rows, _SLOTS[options.cell], H),
-        make(save, rows, P),
-        make(save and (projected or options.cell == _RESET_BEFORE), rows, H),
-        make(save and projected, rows, P),
-        make(save and normalized, rows, _GATES[options.cell] * H),
-        make(save and (normalized or tensors.norm_c is not None), rows, _MOMENTS),
+        keep(True, rows, _SLOTS[options.cell], H),
+        keep(True, rows, P),
+        keep(projected or options.cell == _RESET_BEFORE, rows, H),
+        keep(projected, rows, P),
+        keep(normalized, rows, _GATES[options.cell] * H),
+        keep(normalized or tensors.norm_c is not None, rows, _MOMENTS),
     )
 
 
@@ -189,9 +195,11 @@ def _recurrence_backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
     tensors, options, (*_, save) = _split(arguments)
     H, P, B, _ = _sizes(tensors, options)
     rows = tensors.x.numel() // tensors.x.size(-1)
+    # Autograd rounds gradients to the dtypes of what they are gradients of.
+    dtype = kept_dtype(tensors.x)
 
     def make(wanted: bool, *size: int) -> Tensor:
-        return tensors.x.new_empty(size if wanted else (0,))
+        return tensors.x.new_empty(size if wanted else (0,), dtype=dtype)
 
     return (
         make(True, *tensors.x.shape),
@@ -294,14 +302,17 @@ class _Recurrence(torch.autograd.Function):
         if not (torch.is_grad_enabled() or transforms.active()):
             with below_autograd():
                 results = _backward(*tensors, *call.options, *d_outputs, *d_kept, *kept, False)
-        elif ctx.has_tangent:  # a second derivative may be taken
+            with without_autocast():
+                gradients = _gradients(tensors, call.options, kept, results, wanted)
+            return (None, *call.chosen(gradients))
+        if ctx.has_tangent:  # a second derivative may be taken
             given = (*tensors, *d_outputs, *d_kept, *kept[:2])
             again = _Call(call.options, given)
             results = _Backward.apply(again, *again.chosen(given))  # type: ignore[no-untyped-call]
+            gradients = _gradients(tensors, call.options, kept, results, wanted)
         else:
             gradients = _reference_gradients(tensors, call.options, d_outputs, wanted)
-            return (None, *call.chosen(gradients))
-        return (None, *call.chosen(_gradients(tensors, call.options, kept, results, wanted)))
+        return (None, *call.chosen(gradients))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:

@@ -8,7 +8,7 @@ step to step is the kernels', from a seed that is drawn here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -60,6 +60,19 @@ class Stack:
     sizes: Sequence[tuple[int, int]] | None = None
     h_0: Tensor | None = None
     c_0: Tensor | None = None
+
+    def to(self, dtype: torch.dtype) -> Stack:
+        """The same with all weights and learnt states in another dtype."""
+
+        def cast(weight: Tensor | None) -> Tensor | None:
+            return None if weight is None else weight.to(dtype)
+
+        return replace(
+            self,
+            directions=[Direction(*map(cast, w)) for w in self.directions],  # type: ignore[arg-type]
+            h_0=cast(self.h_0),
+            c_0=cast(self.c_0),
+        )
 
     @property
     def state_size(self) -> tuple[int, int, int]:
@@ -214,4 +227,6 @@ def gates_of(x: Tensor, w: Direction, cell: str) -> tuple[Tensor, Tensor | None]
     gates = linear(x, w.w_ih)
     if transforms.active():
         return reference.layer_norm(gates, w.norm_ih, bias), b_hn
-    return layer_norm(gates, gates.shape[-1:], w.norm_ih, bias), b_hn
+    normed = layer_norm(gates, gates.shape[-1:], w.norm_ih, bias)
+    # Autocast may have made it one of float32.
+    return normed if normed.dtype == gates.dtype else normed.to(gates.dtype), b_hn
