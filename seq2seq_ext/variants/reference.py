@@ -228,9 +228,12 @@ def layer_norm(x: Tensor, gain: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Of simple operators: ``torch.nn.functional.layer_norm`` is wrong in reverse over forward mode.
     """
+    dtype = x.dtype
+    if dtype in (torch.float16, torch.bfloat16):  # whose range a derivative of the root leaves
+        x = x.float()
     x = x - x.mean(-1, keepdim=True)
     x = x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * gain
-    return x if bias is None else x + bias
+    return (x if bias is None else x + bias).to(dtype)
 
 
 def _hard_sigmoid(x: Tensor) -> Tensor:
