@@ -331,6 +331,16 @@ def test_other_layouts_have_plain_layers_only() -> None:
         seq2seq_ext.LSTM(3, 4, peephole=True).to_weights("keras")
 
 
+def test_torch_has_no_counterpart_to_restore() -> None:
+    model = nn.Sequential(
+        seq2seq_ext.LSTM(3, 4, peephole=True), seq2seq_ext.GRUCell(3, 4, zoneout=0.1)
+    )
+    report: list[Any] = []
+    seq2seq_ext.restore_modules(model, report=report)
+    assert [item.reason for item in report] == ["torch.nn has no layers with variants"] * 2
+    assert type(model[0]) is seq2seq_ext.LSTM
+
+
 def test_unknown_settings_are_refused() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'zone_out'"):
         seq2seq_ext.LSTM(3, 4, zone_out=0.1)  # type: ignore[call-arg]

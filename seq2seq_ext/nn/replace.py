@@ -149,7 +149,9 @@ def restore_modules(model: Model, *, report: list[NotReplaced] | None = None) ->
     for name, module in model.named_modules():
         cls = _class_without_parametrization(module)
         if cls in _TORCH:
-            if _is_still_quantised(module):
+            if module._variant is not None:
+                left.append(NotReplaced(name, module, "torch.nn has no layers with variants"))
+            elif _is_still_quantised(module):
                 _requantise(module)
             elif getattr(module, "reset_after", True):
                 module.__dict__.pop("_quantised", None)
