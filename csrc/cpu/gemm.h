@@ -133,14 +133,15 @@ static void rows_product(int64_t rows, bool few, const Tile<T, S>& tile) {
 
 // The product for one panel, any number of rows and any K. Where A lies in columns, its tiles
 // follow each other, `tile_step` elements apart, each MR high; else rows are cut into tiles of
-// heights as equal as can be. `few`: the call has at most kFewTileRows rows. Narrow weights that
-// more rows read are widened first, a run at a time.
+// heights as equal as can be. `few`: the call has at most kFewTileRows rows. Where it has more,
+// narrow weights are widened first, a run at a time, however many rows are this member's: a product
+// of stored weights rounds otherwise.
 template <typename T, int V, Layout layout = Layout::kRows, typename S = T,
           int64_t MR = kTileRows<V>, int U = k_unrolling(V)>
 static void panel_product(int64_t rows, bool few, const Tile<T, S>& p, int64_t tile_step = 0) {
   constexpr int64_t NR = V * kLanes<T>;
   if constexpr (!std::is_same_v<T, S>) {
-    if (rows > kFewTileRows) {
+    if (!few) {
       alignas(64) T wide[kRun * NR];
       for (int64_t k = 0; k < p.K; k += kRun) {
         const int64_t depth = std::min(kRun, p.K - k);
