@@ -161,7 +161,14 @@ def test_a_package_runs_in_cpp(tmp_path: Path) -> None:
     package = Path(s2s.__file__).parents[1]
     path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
     result = subprocess.run(
-        ["make", f"PYTHON={sys.executable}", f"OUT={tmp_path}", f"CXX={CXX}", "CXXFLAGS=-O0"],
+        [
+            "make",
+            "--no-print-directory",
+            f"PYTHON={sys.executable}",
+            f"OUT={tmp_path}",
+            f"CXX={CXX}",
+            "CXXFLAGS=-O0",
+        ],
         cwd=EXAMPLE,
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
