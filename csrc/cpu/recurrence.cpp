@@ -4,7 +4,6 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <optional>
-#include <type_traits>
 #include <utility>
 
 #include "../glue/recurrence.h"
@@ -40,58 +39,19 @@ void fill(const RecurrenceArguments& a, Scratch::Frame& frame, bool backward, in
   plan = make_plan(problem, static_cast<int>(torch::stable::get_num_threads()));
 }
 
-template <typename T>
-RecurrenceOutputs forward(const RecurrenceArguments& a, bool save, bool return_cells) {
-  RecurrenceOutputs out(a, save, return_cells);
-  if (a.B == 0) return out;
+// Runs a kernel; each of the parts fills its own into the call.
+template <typename Call, typename... Parts>
+void run(const RecurrenceArguments& a, bool backward, size_t (*workspace)(const Call&),
+         void (*kernel)(const Call&, const Member&, void*), const Parts&... parts) {
+  if (a.B == 0) return;
   Scratch::Frame frame;
-  const Kernels& kernels = active_kernels();
-  Planned<RecurrenceForward<T>> call{};
-  fill(a, frame, false, kernels.vector_bytes, call, call.plan);
-  out.fill(call);
-  if constexpr (std::is_same_v<T, float>) {
-    run_team(call, kernels.recurrence_forward_workspace_f32, kernels.recurrence_forward_f32);
-  } else {
-    run_team(call, kernels.recurrence_forward_workspace_f64, kernels.recurrence_forward_f64);
-  }
-  return out;
+  Call call{};
+  fill(a, frame, backward, active_kernels().vector_bytes, call, call.plan);
+  (parts.fill(call), ...);
+  run_team(call, workspace, kernel);
 }
 
-template <typename T>
-RecurrenceGradients backward(const RecurrenceArguments& a, const RecurrenceCotangents& d) {
-  RecurrenceGradients out(a, d.save);
-  if (a.B == 0) return out;
-  Scratch::Frame frame;
-  const Kernels& kernels = active_kernels();
-  Planned<RecurrenceBackward<T>> call{};
-  fill(a, frame, true, kernels.vector_bytes, call, call.plan);
-  d.fill(call);
-  out.fill(call);
-  if constexpr (std::is_same_v<T, float>) {
-    run_team(call, kernels.recurrence_backward_workspace_f32, kernels.recurrence_backward_f32);
-  } else {
-    run_team(call, kernels.recurrence_backward_workspace_f64, kernels.recurrence_backward_f64);
-  }
-  return out;
-}
-
-template <typename T>
-TangentOutputs tangent(const RecurrenceArguments& a, const TangentGiven& given) {
-  TangentOutputs out(a, given);
-  if (a.B == 0) return out;
-  Scratch::Frame frame;
-  const Kernels& kernels = active_kernels();
-  Planned<RecurrenceTangent<T>> call{};
-  fill(a, frame, false, kernels.vector_bytes, call, call.plan);
-  given.fill(call);
-  out.fill(call);
-  if constexpr (std::is_same_v<T, float>) {
-    run_team(call, kernels.recurrence_tangent_workspace_f32, kernels.recurrence_tangent_f32);
-  } else {
-    run_team(call, kernels.recurrence_tangent_workspace_f64, kernels.recurrence_tangent_f64);
-  }
-  return out;
-}
+bool in_float(const RecurrenceArguments& a) { return a.computed == aoti_torch_dtype_float32(); }
 
 void recurrence(StableIValue* stack, uint64_t, uint64_t) {
   with_readable_errors([&] {
@@ -99,9 +59,13 @@ void recurrence(StableIValue* stack, uint64_t, uint64_t) {
     const RecurrenceGiven given(read);
     const bool save = read.boolean(), return_cells = read.boolean();
     const RecurrenceArguments a(given);
-    RecurrenceOutputs out = a.computed == aoti_torch_dtype_float32()
-                                ? forward<float>(a, save, return_cells)
-                                : forward<double>(a, save, return_cells);
+    RecurrenceOutputs out(a, save, return_cells);
+    const Kernels& k = active_kernels();
+    if (in_float(a)) {
+      run(a, false, k.recurrence_forward_workspace_f32, k.recurrence_forward_f32, out);
+    } else {
+      run(a, false, k.recurrence_forward_workspace_f64, k.recurrence_forward_f64, out);
+    }
     std::move(out).put(stack);
   });
 }
@@ -113,8 +77,13 @@ void recurrence_backward(StableIValue* stack, uint64_t, uint64_t) {
     RecurrenceCotangents d(read);
     RecurrenceArguments a(given);
     d.check(a);
-    RecurrenceGradients out =
-        a.computed == aoti_torch_dtype_float32() ? backward<float>(a, d) : backward<double>(a, d);
+    RecurrenceGradients out(a, d.save);
+    const Kernels& k = active_kernels();
+    if (in_float(a)) {
+      run(a, true, k.recurrence_backward_workspace_f32, k.recurrence_backward_f32, d, out);
+    } else {
+      run(a, true, k.recurrence_backward_workspace_f64, k.recurrence_backward_f64, d, out);
+    }
     std::move(out).put(stack);
   });
 }
@@ -126,8 +95,13 @@ void recurrence_tangent(StableIValue* stack, uint64_t, uint64_t) {
     TangentGiven rest(read);
     RecurrenceArguments a(given);
     rest.check(a);
-    TangentOutputs out =
-        a.dtype == aoti_torch_dtype_float32() ? tangent<float>(a, rest) : tangent<double>(a, rest);
+    TangentOutputs out(a, rest);
+    const Kernels& k = active_kernels();
+    if (in_float(a)) {
+      run(a, false, k.recurrence_tangent_workspace_f32, k.recurrence_tangent_f32, rest, out);
+    } else {
+      run(a, false, k.recurrence_tangent_workspace_f64, k.recurrence_tangent_f64, rest, out);
+    }
     std::move(out).put(stack);
   });
 }
