@@ -156,14 +156,15 @@ class _Layer(nn.RNNBase):
                 there.
             layout: ``"keras"``: kernel (I, G*H), recurrent_kernel (H, G*H), bias, as
                 ``get_weights`` gives them; a Bidirectional's second direction follows.
-                ``"haste"``: the same arrays, and a GRU's recurrent_bias.
+                ``"haste"``: the same arrays, and a GRU's recurrent_bias; after them gamma (2, G*H)
+                and, of an LSTM, gamma_h and beta_h (H,), where the layer normalizes.
                 ``"onnx"``: W (D, G*H, I), R (D, G*H, H), B (D, 2*G*H).
                 G is the number of gates. Biases may be missing.
             reset_after: of a GRU: Keras' argument of that name, the operator's
                 ``linear_before_reset`` in ONNX. It must be given where the arrays do not tell:
                 for ``"onnx"``, and for ``"keras"`` without biases.
             **options: further arguments of the class: ``batch_first``, ``dropout``,
-                ``nonlinearity``.
+                ``nonlinearity``, ``zoneout``, ``weight_drop``.
 
         Returns:
             The layer; sizes, ``num_layers``, ``bias``, ``bidirectional`` and dtype are those of
@@ -194,23 +195,26 @@ class _Layer(nn.RNNBase):
             of both.
 
         Raises:
-            ValueError: if ``layout`` is unknown, or has no such layer.
+            ValueError: if ``layout`` is unknown, or has no such layer: haste has ``layer_norm``,
+                ``zoneout`` of h and ``weight_drop``, and no layout any other variant.
 
         >>> [[kernel, recurrent_kernel, bias]] = LSTM(3, 2).to_weights("keras")
         >>> kernel.shape, recurrent_kernel.shape, bias.shape
         (torch.Size([3, 8]), torch.Size([2, 8]), torch.Size([8]))
         """
-        if self._variant is not None:
-            raise ValueError(f"layout {layout!r} has plain layers only, got {self}")
+        if self._sizes is not None:
+            raise ValueError(
+                f"layout {layout!r} has layers of one size, got hidden_size={self._sizes}"
+            )
         if self.proj_size:
             raise ValueError(f"layout {layout!r} has no projection, got proj_size={self.proj_size}")
         return layouts.from_torch(
-            self._current_weights(),
+            variant_layers.directions_of(self),
             layout,
             self.torch_class.__name__,
             getattr(self, "reset_after", None),
             2 if self.bidirectional else 1,
-            bool(self.bias),
+            self._variant,
         )
 
     @property

@@ -171,13 +171,13 @@ def reset_parameters(layer: Any) -> None:
             nn.init.zeros_(getattr(layer, name))
 
 
-def stack_of(layer: Any) -> Stack:
-    """The layer's weights and settings as they are now."""
+def directions_of(layer: Any) -> list[Direction]:
+    """The weights of a layer or cell as they are now, layer by layer."""
 
     def weight(name: str) -> Tensor | None:
         return cast("Tensor | None", getattr(layer, name, None))
 
-    directions = [
+    return [
         Direction(
             getattr(layer, "weight_ih" + end),
             getattr(layer, "weight_hh" + end),
@@ -188,18 +188,22 @@ def stack_of(layer: Any) -> Stack:
         )
         for _, _, _, end in layers_of(layer)
     ]
+
+
+def stack_of(layer: Any) -> Stack:
+    """The layer's weights and settings as they are now."""
     sizes = None
     if getattr(layer, "_sizes", None) is not None:
         sizes = [(layer.proj_size or H, H) for H in layer._sizes]
     return Stack(
-        directions,
+        directions_of(layer),
         layer._cell,
         2 if getattr(layer, "bidirectional", False) else 1,
         layer._variant,
         layer.training,
         sizes,
-        weight("h_0"),
-        weight("c_0"),
+        getattr(layer, "h_0", None),
+        getattr(layer, "c_0", None),
     )
 
 
