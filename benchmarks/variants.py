@@ -3,7 +3,7 @@
     python benchmarks/variants.py
 
 A training step, forward and backward, of one layer; all contestants of a table take turns.
-docs/variants.md has the figures.
+docs/variants/README.md has the figures.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cell_clip": {"cell_clip": 3.0},
     "coupled": {"coupled": True},
     "return_cells": {"return_cells": True},
+    "forget_bias": {"forget_bias": 1.0},
+    "reset_after=False": {"reset_after": False},
 }
 
 

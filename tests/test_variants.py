@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -407,15 +408,22 @@ def _of_layer(name: str) -> str:
     return name if name in ("h_0", "c_0") else f"{name}_l0"
 
 
-# ---- the page ------------------------------------------------------------------------------------
+# ---- the pages -----------------------------------------------------------------------------------
 
-PAGE = Path(__file__).parent.parent / "docs" / "variants.md"
+PAGES = sorted((Path(__file__).parents[1] / "docs" / "variants").glob("*.md"))
 
 
-@pytest.mark.skipif(not PAGE.exists(), reason="the docs are not beside the tests")
-def test_the_examples_of_the_page_run() -> None:
-    examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    assert len(examples) > 5
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_examples_of_a_page_run(page: Path) -> None:
+    examples = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    assert examples
     names: dict[str, Any] = {}
     for example in examples:
         exec(example, names)
+
+
+@pytest.mark.skipif(not PAGES, reason="the docs are not beside the tests")
+def test_the_overview_names_every_setting() -> None:
+    overview = next(page for page in PAGES if page.stem == "README").read_text()
+    settings = {field.name for field in fields(Variant)} - {"recurrent_dropout_kind"}
+    assert {name for name in settings if f"`{name}" not in overview} == set()
