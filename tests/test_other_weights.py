@@ -486,6 +486,8 @@ def test_layers_that_no_layout_has() -> None:
         s2s.LSTM(I, H).to_weights("caffe")
     with pytest.raises(ValueError, match="has no layer of two directions"):
         s2s.LSTM(I, H, bidirectional=True).to_weights("haste")
+    [[*_, bias]] = s2s.LSTM(I, H, forget_bias=2.0).to_weights("keras")  # that is in the weights
+    assert torch.all(bias[H : 2 * H] == 2)
     with pytest.raises(ValueError, match="has layers of one size, got hidden_size=\\(4, 2\\)"):
         s2s.LSTM(I, [4, 2]).to_weights("haste")
 

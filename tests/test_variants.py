@@ -325,13 +325,6 @@ def test_bad_sizes_are_named(sizes: list[int], num_layers: int, message: str) ->
         layer(torch.zeros(2, 1, 3), [torch.zeros(1, 1, 3)] * 2)
 
 
-def test_other_layouts_have_plain_layers_only() -> None:
-    with pytest.raises(
-        ValueError, match=r"layout 'keras' has plain layers only, got LSTM\(3, 4, peep"
-    ):
-        seq2seq_ext.LSTM(3, 4, peephole=True).to_weights("keras")
-
-
 def test_torch_has_no_counterpart_to_restore() -> None:
     model = nn.Sequential(
         seq2seq_ext.LSTM(3, 4, peephole=True), seq2seq_ext.GRUCell(3, 4, zoneout=0.1)

@@ -99,7 +99,7 @@ _LAYOUTS = {
                 norms={"gamma": _BOTH},
             ),
         ),
-        variants=("layer_norm", "zoneout", "weight_drop", "forget_bias"),
+        variants=("layer_norm", "zoneout", "weight_drop"),
     ),
     "onnx": _Layout(
         matrices=("W", "R"),
@@ -191,7 +191,8 @@ def from_torch(
 def _check_variant(variant: Variant, layout: str, form: _Layout, bias: bool) -> None:
     """Refuse settings without which the layout's layer would compute something else."""
     for setting in variant.described():
-        if setting.partition("=")[0] not in form.variants:
+        # A forget_bias is in the weights, and nothing more.
+        if setting.partition("=")[0] not in (*form.variants, "forget_bias"):
             raise ValueError(f"layout {layout!r} has no layer with {setting}")
     if variant.zoneout_c:
         raise ValueError(f"layout {layout!r} has zoneout of h alone, got zoneout={variant.zoneout}")
