@@ -200,6 +200,7 @@ def stack_of(layer: Any) -> Stack:
         sizes,
         weight("h_0"),
         weight("c_0"),
+        layer._packed,
     )
 
 
