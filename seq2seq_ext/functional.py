@@ -231,7 +231,7 @@ def run(
     bidirectional: bool,
     lengths: Tensor | None,
     resets: Tensor | None,
-    packed: ops.Packed | None = None,
+    packed: ops.PackedLayers | None = None,
     stack: Stack | None = None,
     save: str = "gates",
 ) -> tuple[Any, Tensor, Tensor | None, Tensor | None]:

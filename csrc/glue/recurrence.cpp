@@ -31,6 +31,13 @@ RecurrenceGiven::RecurrenceGiven(ArgumentReader& read)
       proj_clip(read.number()),
       stream(read.integer()) {}
 
+RecurrenceForwardGiven::RecurrenceForwardGiven(ArgumentReader& read)
+    : RecurrenceGiven(read),
+      save(read.boolean()),
+      return_cells(read.boolean()),
+      packed(read.optional_tensors()),
+      turn(read.integer()) {}
+
 namespace {
 
 Cell any_cell(int64_t code) {
@@ -52,17 +59,18 @@ void check_limit(const char* name, double value) {
 
 }  // namespace
 
-RecurrenceArguments::RecurrenceArguments(const RecurrenceGiven& given)
-    : RecurrenceArguments(given, View(given.x)) {}
+RecurrenceArguments::RecurrenceArguments(const RecurrenceGiven& given, bool packed)
+    : RecurrenceArguments(given, View(given.x), packed) {}
 
-RecurrenceArguments::RecurrenceArguments(const RecurrenceGiven& given, const View& x_given)
+RecurrenceArguments::RecurrenceArguments(const RecurrenceGiven& given, const View& x_given,
+                                         bool packed)
     : Common(x_given),
       Batch(x_given),
       cell(any_cell(given.cell)),
       projected(bool(given.w_hr)),
       w_hh(given.w_hh),
-      b_hn(given.b_hn),
       w_hr(given.w_hr),
+      b_hn(given.b_hn),
       h_0(given.h_0),
       c_0(given.c_0),
       h_mask(given.h_mask),
@@ -133,8 +141,9 @@ RecurrenceArguments::RecurrenceArguments(const RecurrenceGiven& given, const Vie
   if (seed) check_seed(seed);
   if (given.stream < 0 || given.stream > std::numeric_limits<uint32_t>::max())
     fail("stream: expected a number of 32 bits, got ", given.stream);
-  for (View* view :
-       {&x, &w_hh, &b_hn, &w_hr, &h_0, &c_0, &h_mask, &peephole, &norm_hh, &norm_c, &bias_c, &seed})
+  for (View* view : {&w_hh, &w_hr})
+    if (!packed) *view = contiguous(widened(*view));
+  for (View* view : {&x, &b_hn, &h_0, &c_0, &h_mask, &peephole, &norm_hh, &norm_c, &bias_c, &seed})
     *view = contiguous(widened(*view));
 }
 

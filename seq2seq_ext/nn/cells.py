@@ -48,7 +48,7 @@ class LSTMCell(nn.LSTMCell):
     (torch.Size([3, 20]), torch.Size([3, 20]))
     """
 
-    _packed: ops.Packed | None = None  # see seq2seq_ext.prepack
+    _packed: ops.PackedLayers | None = None  # see seq2seq_ext.prepack
     _variant: Variant | None = None  # None in a plain cell
     __prepare_scriptable__ = functional.refuse_script
 
@@ -122,7 +122,7 @@ class GRUCell(nn.GRUCell):
     torch.Size([3, 20])
     """
 
-    _packed: ops.Packed | None = None  # see seq2seq_ext.prepack
+    _packed: ops.PackedLayers | None = None  # see seq2seq_ext.prepack
     _variant: Variant | None = None  # None in a plain cell
     __prepare_scriptable__ = functional.refuse_script
     reset_after: bool = True  # on the class too, for cells that began as an nn.GRUCell
@@ -171,7 +171,7 @@ class RNNCell(nn.RNNCell):
     torch.Size([20])
     """
 
-    _packed: ops.Packed | None = None  # see seq2seq_ext.prepack
+    _packed: ops.PackedLayers | None = None  # see seq2seq_ext.prepack
     _variant: Variant | None = None  # None in a plain cell
     __prepare_scriptable__ = functional.refuse_script
 
@@ -213,7 +213,7 @@ def _step(
     x: Tensor,
     h: Tensor | None,
     c: Tensor | None,
-    packed: ops.Packed | None,
+    packed: ops.PackedLayers | None,
 ) -> tuple[Tensor, Tensor | None]:
     """``module``'s step from ``(h, c)``."""
     weights = _current_weights(module)
@@ -241,7 +241,7 @@ def _checked(
     h: Tensor | None,
     c: Tensor | None,
     weights: list[Tensor],
-    packed: ops.Packed | None,
+    packed: ops.PackedLayers | None,
 ) -> tuple[Tensor, Tensor | None]:
     """The step after the checks of ``torch.nn`` in its words."""
     name = type(module).__name__

@@ -48,7 +48,7 @@ class _Layer(nn.RNNBase):
 
     torch_class: ClassVar[type[nn.RNNBase]]
     _answered_class: ClassVar[type[nn.RNNBase]]
-    _packed: ops.Packed | None = None  # see seq2seq_ext.prepack
+    _packed: ops.PackedLayers | None = None  # see seq2seq_ext.prepack
     # None in a plain layer, as in those that began as torch.nn's.
     _variant: Variant | None = None
     _sizes: tuple[int, ...] | None = None  # of the layers, where they were listed

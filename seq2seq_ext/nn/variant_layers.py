@@ -202,8 +202,9 @@ def stack_of(layer: Any) -> Stack:
         layer._variant,
         layer.training,
         sizes,
-        getattr(layer, "h_0", None),
-        getattr(layer, "c_0", None),
+        weight("h_0"),
+        weight("c_0"),
+        layer._packed,
     )
 
 

@@ -9,18 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout, layer_norm, linear
 
 from seq2seq_ext import transforms
+from seq2seq_ext.kernels import autocast_is_on, linear_op, prepack_matrix_op
+from seq2seq_ext.packed import Packed
 from seq2seq_ext.variants import Variant, reference
-from seq2seq_ext.variants.operator import recurrence
+from seq2seq_ext.variants.operator import CELLS, pack, recurrence
 from seq2seq_ext.variants.reference import GATES
 
-__all__ = ["Direction", "Stack"]
+__all__ = ["Direction", "PackedStack", "Stack"]
+
+
+# y, h_n, c_n and c of every step.
+Outputs = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 
 class Direction(NamedTuple):
@@ -38,6 +44,33 @@ class Direction(NamedTuple):
     bias_c: Tensor | None = None  # (H,)
 
 
+class PackedDirection(NamedTuple):
+    """The matrices of a direction, packed."""
+
+    w_ih: Tensor | None = None  # None where it is kept in its own dtype: torch multiplies it then
+    recurrent: Sequence[Tensor] = ()  # as the operator takes them
+
+
+class PackedStack(Packed[list[PackedDirection]]):
+    """The matrices of layers with variants; their vectors are read as they are."""
+
+    def _pack(
+        self, weights: list[Tensor], options: tuple[int, ...], dtype: torch.dtype | None
+    ) -> list[PackedDirection]:
+        """Of ``Stack.matrices``; ``options`` are the cell's number and those of a direction."""
+        cell, each = options
+        blocks = []
+        for i in range(0, len(weights), each):
+            w_ih, w_hh, *w_hr = weights[i : i + each]
+            blocks.append(
+                PackedDirection(
+                    None if dtype is None else prepack_matrix_op(w_ih, dtype),
+                    pack(w_hh, w_hr[0] if w_hr else None, CELLS[cell], dtype),
+                )
+            )
+        return blocks
+
+
 @dataclass
 class Stack:
     """Layers with variants, as a layer has them at the time of a call.
@@ -50,6 +83,7 @@ class Stack:
         training: whether noise is drawn.
         sizes: P and H of each layer, where these differ; None where they do not.
         h_0, c_0: learnt initial states, sized as :attr:`state_size` with B = 1.
+        packed: the matrices once more, for calls that need no gradient.
     """
 
     directions: Sequence[Direction]
@@ -60,9 +94,10 @@ class Stack:
     sizes: Sequence[tuple[int, int]] | None = None
     h_0: Tensor | None = None
     c_0: Tensor | None = None
+    packed: PackedStack | None = None
 
     def to(self, dtype: torch.dtype) -> Stack:
-        """The same with all weights and learnt states in another dtype."""
+        """The same with all weights and learnt states in another dtype, nothing packed."""
 
         def cast(weight: Tensor | None) -> Tensor | None:
             return None if weight is None else weight.to(dtype)
@@ -72,7 +107,18 @@ class Stack:
             directions=[Direction(*map(cast, w)) for w in self.directions],  # type: ignore[arg-type]
             h_0=cast(self.h_0),
             c_0=cast(self.c_0),
+            packed=None,
         )
+
+    @property
+    def matrices(self) -> list[Tensor]:
+        """What :class:`PackedStack` packs: w_ih, w_hh and any w_hr of each direction."""
+        return [m for w in self.directions for m in (w.w_ih, w.w_hh, w.w_hr) if m is not None]
+
+    @property
+    def packing(self) -> tuple[int, int]:
+        """What else it wants to know: the cell's number, and the matrices of a direction."""
+        return CELLS.index(self.cell), 2 if self.directions[0].w_hr is None else 3
 
     @property
     def state_size(self) -> tuple[int, int, int]:
@@ -128,7 +174,7 @@ class Stack:
         lengths: Tensor | None = None,
         batch_sizes: Tensor | None = None,
         resets: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    ) -> Outputs:
         """Run all layers.
 
         Args:
@@ -142,6 +188,53 @@ class Stack:
             ``y, h_n, c_n, cells``: the last layer's output; the last states; and, with
             ``return_cells``, c of every step of the last layer, side by side as in ``y``.
         """
+        arguments = (x, h_0, c_0, between, lengths, batch_sizes, resets)
+        if self.packed is None or not x.is_cpu:
+            return self._run(None, 0, *arguments)
+        if autocast_is_on():  # the weights that are kept are what they are
+            with torch.autocast("cpu", enabled=False):
+                return self._run_packed(self.packed, *arguments)
+        return self._run_packed(self.packed, *arguments)
+
+    def _run_packed(
+        self, packed: PackedStack, x: Tensor, h_0: Tensor | None, c_0: Tensor | None, *rest: Any
+    ) -> Outputs:
+        if not self._needs_no_parameters(x, h_0, c_0):
+            return self._run(None, 0, x, h_0, c_0, *rest)
+        batch_sizes = rest[2]
+        return packed.run(
+            self.matrices,
+            self.packing,
+            x.size(0) if batch_sizes is None else batch_sizes.numel(),
+            lambda blocks, turn: self._run(blocks, turn, x, h_0, c_0, *rest),
+        )
+
+    def _needs_no_parameters(self, *inputs: Tensor | None) -> bool:
+        """Whether a call of these inputs may read packed weights instead."""
+        if torch.compiler.is_compiling() or torch._C._is_tracing() or transforms.active():
+            return False
+        if self.training and self.variant.weight_drop > 0:  # new weights in each call
+            return False
+        if not torch.is_grad_enabled():
+            return True
+        weights = (t for w in self.directions for t in w)
+        return not any(
+            t is not None and t.requires_grad for t in (*inputs, self.h_0, self.c_0, *weights)
+        )
+
+    def _run(
+        self,
+        packed: Sequence[PackedDirection] | None,
+        turn: int,
+        x: Tensor,
+        h_0: Tensor | None,
+        c_0: Tensor | None,
+        between: float,
+        lengths: Tensor | None,
+        batch_sizes: Tensor | None,
+        resets: Tensor | None,
+    ) -> Outputs:
+        """The same, from packed matrices where they are given, after calls of ``turn`` steps."""
         variant, training, D = self.variant, self.training, self.num_directions
         seed = None
         if training and variant.noisy:
@@ -158,7 +251,8 @@ class Stack:
             outputs, cells = [], []
             for index in range(layer * D, layer * D + D):
                 w, h = self.directions[index], first_h[index]
-                gates, b_hn = gates_of(x, w, self.cell)
+                block = PackedDirection() if packed is None else packed[index]
+                gates, b_hn = gates_of(x, w, self.cell, block.w_ih, turn)
                 y, c, h_last, c_last = recurrence(
                     gates,
                     dropout(w.w_hh, variant.weight_drop) if weights_drop else w.w_hh,
@@ -185,6 +279,8 @@ class Stack:
                     proj_clip=variant.proj_clip or 0.0,
                     stream=index,
                     return_cells=variant.return_cells and layer == count - 1,
+                    packed=block.recurrent,
+                    turn=turn,
                 )
                 outputs.append(y)
                 h_n.append(h_last)
@@ -212,8 +308,19 @@ class Stack:
         return dropout(gates.new_ones(B, w.w_hh.size(1)), self.variant.state_dropout)
 
 
-def gates_of(x: Tensor, w: Direction, cell: str) -> tuple[Tensor, Tensor | None]:
-    """The input's part of the gates with all biases but b_hn of a GRU, which is the second."""
+def gates_of(
+    x: Tensor, w: Direction, cell: str, packed: Tensor | None = None, turn: int = 0
+) -> tuple[Tensor, Tensor | None]:
+    """The input's part of the gates with all biases but b_hn of a GRU, which is the second.
+
+    ``packed`` is w_ih as the operator ``linear`` takes it, ``turn`` the steps that it has served.
+    """
+
+    def product(bias: Tensor | None = None) -> Tensor:
+        if packed is None:
+            return linear(x, w.w_ih, bias)
+        return cast("Tensor", linear_op(x, w.w_ih, bias, packed, turn))
+
     bias, b_hn = w.b_ih, None
     if bias is not None and w.b_hh is not None:
         if cell == "gru":
@@ -223,8 +330,8 @@ def gates_of(x: Tensor, w: Direction, cell: str) -> tuple[Tensor, Tensor | None]
         else:
             bias = bias + w.b_hh
     if w.norm_ih is None:
-        return linear(x, w.w_ih, bias), b_hn
-    gates = linear(x, w.w_ih)
+        return product(bias), b_hn
+    gates = product()
     if transforms.active():
         return reference.layer_norm(gates, w.norm_ih, bias), b_hn
     normed = layer_norm(gates, gates.shape[-1:], w.norm_ih, bias)
