@@ -30,7 +30,7 @@ struct RecurrenceArguments : Common, Batch {
   // Throws std::runtime_error naming the argument that is wrong. Keeps pointers into `given`.
   explicit RecurrenceArguments(const RecurrenceGiven& given);
 
-  bool has_cell() const { return cell == Cell::kLstm || cell == Cell::kCoupledLstm; }
+  bool has_cell() const { return seq2seq_ext::has_cell(cell, projected); }
   int64_t gates() const { return num_gates(cell) * H; }  // of a row
   // Whether W_hh h has other gradients than x.
   bool sums_apart() const { return cell == Cell::kGru || norm_hh; }
