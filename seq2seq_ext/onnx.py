@@ -244,8 +244,8 @@ def _rnn(  # type: ignore[no-untyped-def]
 
 def _recurrence(*_):  # type: ignore[no-untyped-def]
     raise NotInOnnxError(
-        "layers with variants, or with a size for each layer, have no operator in ONNX; export "
-        "plain ones"
+        "layers with variants, with a size for each layer, or with a projection of a GRU or RNN "
+        "have no operator in ONNX; export plain ones"
     )
 
 

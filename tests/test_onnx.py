@@ -260,6 +260,7 @@ REFUSED: list[tuple[nn.Module, dict[str, Any], str]] = [
         "resets: ONNX's GRU cannot zero the state in mid-sequence",
     ),
     (s2s.LSTM(I, H, layer_norm=True).eval(), {}, "layers with variants"),
+    (s2s.GRU(I, H, proj_size=2).eval(), {}, "a projection of a GRU or RNN"),
     (s2s.RNN(I, H, 2, dropout=0.5), {}, r"dropout: ONNX's RNN .* call model.eval\(\)"),
 ]
 

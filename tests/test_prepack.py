@@ -369,10 +369,11 @@ def test_layers_with_variants_are_left_and_named() -> None:
         "coupled": fused.LSTM(5, 7, coupled=True),
         "sizes": fused.RNN(5, [7, 3]),
         "cell": fused.GRUCell(5, 7, zoneout=0.1),
+        "projected": fused.GRU(5, 7, proj_size=3),
     }
     for layer in layers.values():
         layer.eval()
-    inputs = [x, x, x, x[0]]
+    inputs = [x, x, x, x[0], x]
     expected = [run(layer, x)[0] for layer, x in zip(layers.values(), inputs, strict=True)]
     model = nn.ModuleDict({"plain": plain, **layers})
     with pytest.warns(UserWarning, match=r"prepack left these layers as they are:") as caught:
@@ -382,6 +383,7 @@ def test_layers_with_variants_are_left_and_named() -> None:
         "coupled: weights of a layer with coupled=True",
         "sizes: weights of a layer with a list of hidden sizes",
         "cell: weights of a layer with zoneout=(0.1, 0.0)",
+        "projected: weights of a layer with proj_size=3",
     ):
         assert words in str(caught[0].message)
     assert is_in_use(plain)

@@ -47,8 +47,8 @@ def prepack(model: Model, dtype: torch.dtype | None = None) -> Model:
     Layers whose weights are computed in each call (parametrizations, pruning,
     ``torch.func.functional_call`` with plain tensors) run as if not prepacked as long as they are.
 
-    **Layers with variants** (``layer_norm``, ``zoneout`` and so on, ``hidden_size`` as a list) are
-    left as they are, and named in a ``UserWarning``.
+    **Layers with variants** (``layer_norm``, ``zoneout`` and so on, ``hidden_size`` as a list, the
+    projection of a GRU or RNN) are left as they are, and named in a ``UserWarning``.
 
     Under ``torch.autocast`` a prepacked layer uses the weights that it keeps, and its outputs are
     rounded to autocast's dtype.
@@ -144,7 +144,10 @@ def _variants(layer: nn.Module) -> str:
     variant = getattr(layer, "_variant", None)
     if variant is None:
         return ""
-    return ", ".join(variant.described()) or "a list of hidden sizes"
+    if variant.described():
+        return ", ".join(variant.described())
+    sizes = getattr(layer, "_sizes", None)
+    return f"proj_size={layer.proj_size}" if sizes is None else "a list of hidden sizes"
 
 
 def _weights(layer: nn.Module) -> list[Tensor]:
