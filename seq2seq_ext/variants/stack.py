@@ -160,6 +160,11 @@ class Stack:
         if training and variant.noisy:
             seed = torch.randint(2**62, (1,), device=x.device)
         weights_drop = training and variant.weight_drop > 0
+        # In gradients of w_ih 0 * NaN would bring the padding back.  Lengths on the CPU would wait
+        # for a GPU: beside those, what stands there has to be finite.
+        if lengths is not None and lengths.device == x.device:
+            inside = torch.arange(len(x), device=x.device)[:, None] < lengths
+            x = torch.where(inside[..., None], x, 0)
         first_h, first_c = self._per_direction(h_0, 0), self._per_direction(c_0, 1)
         h_n: list[Tensor] = []
         c_n: list[Tensor] = []
