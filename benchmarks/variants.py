@@ -104,7 +104,8 @@ def training(module: Callable[..., Any], x: Tensor, d_y: Tensor, parameters: Any
     leaves = [x, *parameters]
 
     def call() -> object:
-        return torch.autograd.grad(module(x)[0], leaves, d_y, allow_unused=True)
+        y = module(x)[0]
+        return torch.autograd.grad(y, leaves, d_y[..., : y.size(-1)], allow_unused=True)
 
     return call
 
@@ -226,7 +227,7 @@ def main() -> None:
     made: dict[str, dict[str, Any]] = {}
     for kind in ("LSTM", "GRU", "RNN"):
         made[kind] = {}
-        for name, settings in SETTINGS.items():
+        for name, settings in {**SETTINGS, "proj_size, H / 2": {"proj_size": H // 2}}.items():
             try:
                 made[kind][name] = getattr(seq2seq_ext, kind)(H, H, **settings)
             except (TypeError, ValueError):  # a variant that this cell has not

@@ -26,6 +26,7 @@
 //
 // recurrence: one direction of one layer with the variants of csrc/recurrence.h, from gates whose
 // input part is known: x (T, B, G*H) or, with batch_sizes, (N, G*H). cell: also 5 coupled_lstm.
+// w_hr (P, H) also of RNNs, and of GRUs with the reset gate after the product, which then have c.
 // h_mask (B, P); peephole (3, H), coupled (2, H); norm_hh (G*H); norm_c, bias_c (H); seed (1)
 // int64, None: expectations instead of noise. cells, and the six tensors of what backward reads,
 // are empty where they are not wanted or not there; rows of them lie as those of x. packed: what

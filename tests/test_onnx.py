@@ -406,6 +406,7 @@ REFUSED: list[tuple[nn.Module, dict[str, Any], str]] = [
         "recurrent_dropout: ONNX's LSTM has none",
     ),
     (s2s.LSTM(I, H, weight_drop=0.1), {}, r"weight_drop: .* call model.eval\(\)"),
+    (s2s.GRU(I, H, proj_size=2).eval(), {}, "proj_size: ONNX's GRU has no projection"),
     (s2s.RNN(I, H, 2, dropout=0.5), {}, r"dropout: ONNX's RNN .* call model.eval\(\)"),
 ]
 

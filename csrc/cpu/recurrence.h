@@ -187,12 +187,12 @@ template <Cell cell, typename T, typename Call>
 static size_t recurrence_forward(const Call& f, const Member* member, void* workspace) {
   using Units = VectorUnits<T>;
   constexpr bool kTangent = std::is_base_of_v<RecurrenceTangent<T>, Call>;
-  constexpr bool kLstms = cell == Cell::kLstm || cell == Cell::kCoupledLstm;
   constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
   constexpr int64_t G = num_gates(cell), kSlots = kept_slots(cell);
   const int64_t B = f.B, H = f.H, P = f.P;
   const int64_t most = panels_of(B, f.plan.threads);  // rows of a member
   const bool few = B <= kFewTileRows, projected = f.w_hr != nullptr;
+  const bool with_cell = has_cell(cell, projected);
   Arena arena(workspace);
   PackedMatrix<T> w_hh(f.packed_hh, arena, P, kTwoPhases ? 2 * H : G * H);
   PackedMatrix<T> w_hn, w_hr;
@@ -202,7 +202,7 @@ static size_t recurrence_forward(const Call& f, const Member* member, void* work
   const int64_t ld_sum = row_stride(w_hh.width()), ld_h = row_stride(P), ld_u = row_stride(H);
   const int64_t ld_n = row_stride(w_hn.width()), ld_out = row_stride(w_hr.width());
   T* const h = arena.take<T>(B * ld_h);
-  T* const c = kLstms ? arena.take<T>(B * ld_u) : nullptr;
+  T* const c = with_cell ? arena.take<T>(B * ld_u) : nullptr;
   T* const sums = per_member(most * ld_sum);
   T* const h_in = per_member(most * ld_h);
   T* const work = per_member(ld_u);
@@ -223,7 +223,7 @@ static size_t recurrence_forward(const Call& f, const Member* member, void* work
   if (projected) pack(f.packed_hr, w_hr, f.w_hr);
   for (int64_t b = member->rank; b < B; b += member->size) {
     fill_state(f.h_0, b, P, h + b * ld_h);
-    if (kLstms) fill_state(f.c_0, b, H, c + b * ld_u);
+    if (with_cell) fill_state(f.c_0, b, H, c + b * ld_u);
   }
   member->sync();
 
@@ -294,7 +294,7 @@ static size_t recurrence_forward(const Call& f, const Member* member, void* work
   }
   for (int64_t b = member->rank; b < B; b += member->size) {
     std::copy_n(h + b * ld_h, P, f.h_n + b * P);
-    if (kLstms) std::copy_n(c + b * ld_u, H, f.c_n + b * H);
+    if (with_cell) std::copy_n(c + b * ld_u, H, f.c_n + b * H);
   }
   return arena.used();
 }
@@ -305,12 +305,12 @@ template <Cell cell, typename T>
 static size_t recurrence_backward(const Planned<RecurrenceBackward<T>>& f, const Member* member,
                                   void* workspace) {
   using Units = VectorUnits<T>;
-  constexpr bool kLstms = cell == Cell::kLstm || cell == Cell::kCoupledLstm;
   constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
   constexpr int64_t G = num_gates(cell), kSlots = kept_slots(cell);
   const int64_t B = f.B, H = f.H, P = f.P, width = G * H;
   const int64_t most = panels_of(B, f.plan.threads);
   const bool few = B <= kFewTileRows, projected = f.w_hr != nullptr;
+  const bool with_cell = has_cell(cell, projected);
   Arena arena(workspace);
   PackedMatrix<T> w_hh(arena, kTwoPhases ? 2 * H : width, P);
   PackedMatrix<T> w_hn, w_hr;
@@ -320,7 +320,7 @@ static size_t recurrence_backward(const Planned<RecurrenceBackward<T>>& f, const
   const int64_t ld_h = row_stride(P), ld_u = row_stride(H), ld_sum = row_stride(width);
   const int64_t ld_inner = row_stride(w_hr.width()), ld_n = row_stride(w_hn.width());
   T* const d_h = arena.take<T>(B * ld_h);
-  T* const d_c = kLstms ? arena.take<T>(B * ld_u) : nullptr;
+  T* const d_c = with_cell ? arena.take<T>(B * ld_u) : nullptr;
   T* const d_sums = per_member(most * ld_sum);
   T* const d_h_in = per_member(most * row_stride(w_hh.width()));
   const int64_t ld_in = row_stride(w_hh.width());
@@ -336,7 +336,7 @@ static size_t recurrence_backward(const Planned<RecurrenceBackward<T>>& f, const
   if (projected) w_hr.pack(f.w_hr, *member);
   for (int64_t b = member->rank; b < B; b += member->size) {
     fill_state(f.d_h_n, b, P, d_h + b * ld_h);
-    if (kLstms) fill_state(f.d_c_n, b, H, d_c + b * ld_u);
+    if (with_cell) fill_state(f.d_c_n, b, H, d_c + b * ld_u);
   }
   member->sync();
 
@@ -405,7 +405,7 @@ static size_t recurrence_backward(const Planned<RecurrenceBackward<T>>& f, const
   }
   for (int64_t b = member->rank; b < B; b += member->size) {
     std::copy_n(d_h + b * ld_h, P, f.d_h_0 + b * P);
-    if (kLstms) std::copy_n(d_c + b * ld_u, H, f.d_c_0 + b * H);
+    if (with_cell) std::copy_n(d_c + b * ld_u, H, f.d_c_0 + b * H);
   }
   return arena.used();
 }

@@ -118,11 +118,11 @@ RecurrenceArguments::RecurrenceArguments(const RecurrenceGiven& given, const Vie
       fail(name, ": expected None for the cell ", cell, ", got a tensor; ", whose, " have one");
   };
   only(cell == Cell::kGru, "b_hn", b_hn, "GRUs whose reset gate comes after the product");
-  only(cell != Cell::kGru && cell != Cell::kGruResetBefore, "w_hr", w_hr, "LSTMs and RNNs");
-  only(has_cell(), "c_0", c_0, "LSTMs");
-  only(has_cell(), "peephole", peephole, "LSTMs");
-  only(has_cell(), "norm_c", norm_c, "LSTMs");
-  only(has_cell(), "bias_c", bias_c, "LSTMs");
+  only(cell != Cell::kGruResetBefore, "w_hr", w_hr, "all other cells");
+  only(has_cell(), "c_0", c_0, "LSTMs, and GRUs with w_hr,");
+  only(is_lstm(cell), "peephole", peephole, "LSTMs");
+  only(is_lstm(cell), "norm_c", norm_c, "LSTMs");
+  only(is_lstm(cell), "bias_c", bias_c, "LSTMs");
   optional("b_hn", b_hn, {{H}, 1});
   optional("w_hr", w_hr, {{P, H}, 2});
   optional("h_0", h_0, {{B, P}, 2});
@@ -161,13 +161,12 @@ RecurrenceOutputs::RecurrenceOutputs(const RecurrenceArguments& a, bool save, bo
   const auto make = [&](bool wanted, const Shape& shape) {
     return empty(wanted ? shape : Shape{{0}, 1}, a.computed, a.device);
   };
-  const bool lstm = a.has_cell();
-  if (return_cells && !lstm) fail("return_cells: expected False for the cell ", a.cell);
+  if (return_cells && !a.has_cell()) fail("return_cells: expected False for the cell ", a.cell);
   const int64_t rows = a.user_rows;
   y = make(true, a.rows_shape(a.P));
   cells = make(return_cells, a.rows_shape(a.H));
   h_n = make(true, {{a.B, a.P}, 2});
-  c_n = make(lstm, {{a.B, a.H}, 2});
+  c_n = make(a.has_cell(), {{a.B, a.H}, 2});
   step = make(save, {{rows, kept_slots(a.cell), a.H}, 3});
   h_in = make(save, {{rows, a.P}, 2});
   inner = make(save && (a.projected || a.cell == Cell::kGruResetBefore), {{rows, a.H}, 2});

@@ -42,7 +42,7 @@ struct RecurrenceArguments : Common, Batch {
   // the weights are `packed`, w_hh and w_hr stay as they are given.
   explicit RecurrenceArguments(const RecurrenceGiven& given, bool packed = false);
 
-  bool has_cell() const { return cell == Cell::kLstm || cell == Cell::kCoupledLstm; }
+  bool has_cell() const { return seq2seq_ext::has_cell(cell, projected); }
   int64_t gates() const { return num_gates(cell) * H; }  // of a row
   // Whether W_hh h has other gradients than x.
   bool sums_apart() const { return cell == Cell::kGru || norm_hh; }

@@ -125,7 +125,7 @@ def recurrence(
     # Whether any gradient can be asked for; inside torch.compile the backward pass is traced.
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     y, cells, h_n, c_n = _forward(*tensors, *options, save, return_cells)[:4]
-    return y, cells if return_cells else None, h_n, c_n if options.cell in _LSTMS else None
+    return y, cells if return_cells else None, h_n, c_n if _has_cell(tensors, options) else None
 
 
 def pack(w_hh: Tensor, w_hr: Tensor | None, cell: str, dtype: torch.dtype | None) -> list[Tensor]:
@@ -166,7 +166,12 @@ def _transformed(
         y, cells, h_n, c_n, _ = _reference(tensors, options)
         return y, cells if return_cells else None, h_n, c_n
     y, cells, h_n, c_n, *_ = _apply(tensors, options, return_cells)
-    return y, cells if return_cells else None, h_n, c_n if options.cell in _LSTMS else None
+    return y, cells if return_cells else None, h_n, c_n if _has_cell(tensors, options) else None
+
+
+def _has_cell(tensors: Tensors, options: Options) -> bool:
+    """Whether c goes from step to step beside h: has_cell() in csrc/recurrence.h."""
+    return options.cell in _LSTMS or (options.cell == _GRU and tensors.w_hr is not None)
 
 
 def _has_tangent(tensors: Tensors, options: Options) -> bool:
@@ -216,7 +221,6 @@ def _recurrence_fake(*arguments: Any) -> tuple[Tensor, ...]:
             )
     H, P, B, steps = _sizes(tensors, options)
     rows = tensors.x.numel() // tensors.x.size(-1)
-    lstm = options.cell in _LSTMS
     projected = tensors.w_hr is not None
     normalized = tensors.norm_hh is not None
 
@@ -231,7 +235,7 @@ def _recurrence_fake(*arguments: Any) -> tuple[Tensor, ...]:
         make(True, *steps, P),
         make(return_cells, *steps, H),
         make(True, B, P),
-        make(lstm, B, H),
+        make(_has_cell(tensors, options), B, H),
         keep(True, rows, _SLOTS[options.cell], H),
         keep(True, rows, P),
         keep(projected or options.cell == _RESET_BEFORE, rows, H),
@@ -258,9 +262,9 @@ def _recurrence_backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
         make(tensors.norm_c is not None, rows, H),
         make(tensors.w_hr is not None, rows, P),
         make(True, B, P),
-        make(options.cell in _LSTMS, B, H),
+        make(_has_cell(tensors, options), B, H),
         make(save, rows, H),
-        make(save and options.cell in _LSTMS, rows, H),
+        make(save and _has_cell(tensors, options), rows, H),
     )
 
 
@@ -276,7 +280,7 @@ def _recurrence_tangent_fake(*arguments: Any) -> tuple[Tensor, ...]:
         make(True, *steps, P),
         make(return_cells, *steps, H),
         make(True, B, P),
-        make(options.cell in _LSTMS, B, H),
+        make(_has_cell(tensors, options), B, H),
         make(True, step.size(0), P),
         make(whole_h is not None, *step.shape),
     )

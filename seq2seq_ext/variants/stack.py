@@ -81,7 +81,8 @@ class Stack:
         num_directions: D.
         variant: the settings.
         training: whether noise is drawn.
-        sizes: P and H of each layer, where these differ; None where they do not.
+        sizes: features of h and of c in the state of each layer, where these differ; None where
+            they do not.
         h_0, c_0: learnt initial states, sized as :attr:`state_size` with B = 1.
         packed: the matrices once more, for calls that need no gradient.
     """
@@ -99,14 +100,14 @@ class Stack:
     def to(self, dtype: torch.dtype) -> Stack:
         """The same with all weights and learnt states in another dtype, nothing packed."""
 
-        def cast(weight: Tensor | None) -> Tensor | None:
+        def as_dtype(weight: Tensor | None) -> Tensor | None:
             return None if weight is None else weight.to(dtype)
 
         return replace(
             self,
-            directions=[Direction(*map(cast, w)) for w in self.directions],  # type: ignore[arg-type]
-            h_0=cast(self.h_0),
-            c_0=cast(self.c_0),
+            directions=[Direction(*map(as_dtype, w)) for w in self.directions],  # type: ignore[arg-type]
+            h_0=as_dtype(self.h_0),
+            c_0=as_dtype(self.c_0),
             packed=None,
         )
 
@@ -124,14 +125,14 @@ class Stack:
     def state_size(self) -> tuple[int, int, int]:
         """Rows of a state (..., B, ...), and its features of h and of c.
 
-        L*D, P and H; where layers differ in size, D and the sums of theirs: the states of all
-        layers stand side by side.
+        L*D, P (H of a GRU, projected or not) and H; where layers differ in size, D and the sums of
+        theirs: the states of all layers stand side by side.
         """
         if self.sizes is not None:
             return (self.num_directions, *(sum(size) for size in zip(*self.sizes, strict=True)))
         w = self.directions[0]
         H = w.w_hh.size(0) // GATES[self.cell]
-        return len(self.directions), w.w_hh.size(1), H
+        return len(self.directions), H if self.projects_state else w.w_hh.size(1), H
 
     def initial_state(self, B: int, needed: bool) -> tuple[Tensor | None, Tensor | None]:
         """The learnt state for B sequences, or None; zeros instead where one is ``needed``."""
@@ -147,6 +148,14 @@ class Stack:
     @property
     def has_cell(self) -> bool:
         return self.cell in ("lstm", "coupled_lstm")
+
+    @property
+    def projects_state(self) -> bool:
+        """Whether this is a GRU with a projection: its state has H units, its output P.
+
+        To the operator that state is c, and h what is made of it.
+        """
+        return self.cell == "gru" and self.directions[0].w_hr is not None
 
     def _per_direction(self, state: Tensor | None, features: int) -> Sequence[Tensor | None]:
         """A state of :attr:`state_size` as one for each layer and direction."""
@@ -236,10 +245,19 @@ class Stack:
     ) -> Outputs:
         """The same, from packed matrices where they are given, after calls of ``turn`` steps."""
         variant, training, D = self.variant, self.training, self.num_directions
+        zoneout_h, zoneout_c = variant.zoneout_h, variant.zoneout_c
+        projects_state = self.projects_state
+        if projects_state:
+            zoneout_h, zoneout_c = 0.0, zoneout_h
         seed = None
         if training and variant.noisy:
             seed = torch.randint(2**62, (1,), device=x.device)
         weights_drop = training and variant.weight_drop > 0
+        # In gradients of w_ih 0 * NaN would bring the padding back.  Lengths on the CPU would wait
+        # for a GPU: beside those, what stands there has to be finite.
+        if lengths is not None and lengths.device == x.device:
+            inside = torch.arange(len(x), device=x.device)[:, None] < lengths
+            x = torch.where(inside[..., None], x, 0)
         first_h, first_c = self._per_direction(h_0, 0), self._per_direction(c_0, 1)
         h_n: list[Tensor] = []
         c_n: list[Tensor] = []
@@ -250,10 +268,12 @@ class Stack:
                 x = dropout(x, between)
             outputs, cells = [], []
             for index in range(layer * D, layer * D + D):
-                w, h = self.directions[index], first_h[index]
+                w, h, c = self.directions[index], first_h[index], first_c[index]
+                if projects_state and h is not None:
+                    h, c = self._projected(w, h), h
                 block = PackedDirection() if packed is None else packed[index]
                 gates, b_hn = gates_of(x, w, self.cell, block.w_ih, turn)
-                y, c, h_last, c_last = recurrence(
+                y, all_c, h_last, c_last = recurrence(
                     gates,
                     dropout(w.w_hh, variant.weight_drop) if weights_drop else w.w_hh,
                     cell=self.cell,
@@ -261,7 +281,7 @@ class Stack:
                     b_hn=b_hn,
                     w_hr=w.w_hr,
                     h_0=h,
-                    c_0=first_c[index],
+                    c_0=c,
                     h_mask=self._state_mask(gates, w, h),
                     peephole=w.peephole,
                     norm_hh=w.norm_hh,
@@ -272,8 +292,8 @@ class Stack:
                     batch_sizes=batch_sizes,
                     resets=resets,
                     hard_sigmoid=variant.hard_sigmoid,
-                    zoneout_h=variant.zoneout_h,
-                    zoneout_c=variant.zoneout_c,
+                    zoneout_h=zoneout_h,
+                    zoneout_c=zoneout_c,
                     candidate_dropout=variant.candidate_dropout if training else 0.0,
                     cell_clip=variant.cell_clip or 0.0,
                     proj_clip=variant.proj_clip or 0.0,
@@ -283,11 +303,13 @@ class Stack:
                     turn=turn,
                 )
                 outputs.append(y)
+                if projects_state:
+                    h_last, c_last = cast("Tensor", c_last), None
                 h_n.append(h_last)
                 if c_last is not None:
                     c_n.append(c_last)
-                if c is not None:
-                    cells.append(c)
+                if all_c is not None:
+                    cells.append(all_c)
             y = torch.cat(outputs, -1) if D > 1 else outputs[0]
             first = variant.first_residual
             if first is not None and layer >= first and x.size(-1) == y.size(-1):
@@ -299,6 +321,10 @@ class Stack:
             self._together(c_n) if c_n else None,
             torch.cat(cells, -1) if cells else None,
         )
+
+    def _projected(self, w: Direction, state: Tensor) -> Tensor:
+        limit, h = self.variant.proj_clip, linear(state, cast("Tensor", w.w_hr))
+        return h if limit is None else h.clamp(-limit, limit)
 
     def _state_mask(self, gates: Tensor, w: Direction, h: Tensor | None) -> Tensor | None:
         """What h is multiplied by on its way to the gates: the same for a whole call."""
