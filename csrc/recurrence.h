@@ -132,9 +132,9 @@ constexpr bool has_tangent(Cell cell) {
 }
 
 // Numbers at random from a counter: Philox 4x32 with ten rounds (Salmon, Moraes, Dror & Shaw 2011).
-// The key is the seed, the counter (unit, sequence, time, stream), so that they are the same on
-// every device and for every team: of the four, the first decides on zoneout of h, the second on
-// that of c, the third on the candidate.
+// The key is the seed, the counter (n, sequence, time, stream), so that they are the same on every
+// device and for every team. Four units share a call for each kind of decision that is wanted: for
+// unit u it is word u % 4 of n = u - u % 4 + kind, 0 for zoneout of h, 1 of c, 2 for the candidate.
 inline constexpr uint32_t kPhiloxFactor0 = 0xD2511F53, kPhiloxFactor1 = 0xCD9E8D57;
 inline constexpr int kPhiloxRounds = 10;
 inline constexpr uint32_t kPhiloxStep0 = 0x9E3779B9, kPhiloxStep1 = 0xBB67AE85;

@@ -12,7 +12,7 @@
 //   total(v)          the sum over all units of a row, to everyone
 //   first(v, left)    v with zeros behind
 //   sigmoid, tanh, hard_sigmoid
-//   noise(...)        see Drawn
+//   noise(...)        see Drawn; in every loop of all units from the first on
 //
 // Equations, papers and what is returned to Python: seq2seq_ext/reference.py.
 

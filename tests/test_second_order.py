@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,11 +62,14 @@ def outputs(run: Any, layer: nn.RNNBase, cell: str, form: str, tensors: Sequence
     return tuple(t for t in found if t is not None)
 
 
-def second_order(results: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
+def second_order(
+    results: Sequence[Tensor], tensors: Sequence[Tensor], differentiable: bool = False
+) -> list[Tensor]:
     """Gradients, and those of the sum of their squares."""
     loss = sum(t.sin().sum() for t in results)
     first = torch.autograd.grad(loss, tensors, create_graph=True)
-    return [*first, *torch.autograd.grad(sum(g.square().sum() for g in first), tensors)]
+    penalty = sum(g.square().sum() for g in first)
+    return [*first, *torch.autograd.grad(penalty, tensors, create_graph=differentiable)]
 
 
 @each_form
@@ -79,9 +83,10 @@ def test_equals_the_reference(cell: str, kind: str, form: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_equals_the_reference_with_projection_and_dropout() -> None:
-    layer = s2s.LSTM(I, H, 2, proj_size=2, bidirectional=True, dtype=torch.float64)
-    tensors, mask = leaves(layer), (torch.rand(1, T, B, 4) < 0.5).double()
+@pytest.mark.parametrize("proj_size", [0, 2])
+def test_equals_the_reference_with_projection_and_dropout(proj_size: int) -> None:
+    layer = s2s.LSTM(I, H, 2, proj_size=proj_size, bidirectional=True, dtype=torch.float64)
+    tensors, mask = leaves(layer), (torch.rand(1, T, B, 2 * (proj_size or H)) < 0.5).double()
     results = [
         second_order(
             run(*tensors[:3], tensors[3:], cell="lstm", num_layers=2, bidirectional=True,
@@ -139,6 +144,18 @@ def test_third_derivatives_equal_the_reference(cell: str, form: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("form", ["dense", "lengths", "resets"])
+@each_cell
+def test_third_derivatives_of_layers_equal_the_reference(cell: str, form: str) -> None:
+    layer = make(cell, I, H, dtype=torch.float64, **KINDS["two layers, two directions"])
+    tensors = leaves(layer, form)
+    found, expected = (
+        second_order(second_order(outputs(run, layer, cell, form, tensors), tensors, True), tensors)
+        for run in (ops.rnn, reference.rnn)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7)
+
+
 @each_cell
 def test_one_step(cell: str) -> None:
     layer = make(cell, I, H, dtype=torch.float64)
@@ -158,10 +175,10 @@ def test_one_step(cell: str) -> None:
 class Count(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
-        self.calls = 0
+        self.calls: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.calls += 1
+        self.calls[func.name()] += 1
         return func(*args, **(kwargs or {}))
 
 
@@ -173,8 +190,40 @@ def test_needs_no_more_operators_for_more_steps(cell: str) -> None:
         x = torch.randn(steps, B, I, requires_grad=True)
         with Count() as count:
             second_order([layer(x)[0]], [x, *layer.parameters()])
-        counts.append(count.calls)
+        counts.append(count.calls.total())
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh", "rnn_relu"])
+def test_forward_runs_once_and_its_backward_once_for_both(cell: str) -> None:
+    layer = make(cell, I, H, **KINDS["two layers, two directions"])
+    x = torch.randn(T, B, I, requires_grad=True)
+    with Count() as count:
+        second_order([layer(x)[0]], [x, *layer.parameters()])
+    passes = {name.split("::")[1]: n for name, n in count.calls.items() if "seq2seq" in name}
+    assert passes == {"rnn": 1, "recurrence_backward": 2 * 4, "recurrence_tangent": 4}
+
+
+@each_cell
+def test_graph_lives_as_long_as_torch_would_keep_it(cell: str) -> None:
+    layer = make(cell, I, H, dtype=torch.float64)
+    x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
+    tensors = [x, *layer.parameters()]
+
+    def penalty() -> Tensor:
+        first = torch.autograd.grad(layer(x)[0].sin().sum(), tensors, create_graph=True)
+        return sum((g.square().sum() for g in first), torch.zeros(()))
+
+    loss = penalty()
+    kept = torch.autograd.grad(loss, tensors, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(loss, tensors), kept)
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        torch.autograd.grad(loss, tensors)
+    loss = penalty()
+    with torch.no_grad():
+        layer.weight_hh_l0.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, tensors)
 
 
 def test_gradient_penalty_by_the_input_alone() -> None:

@@ -378,6 +378,25 @@ def test_state_dropout_is_one_mask_for_all_steps() -> None:
         assert torch.equal(y[t] == 1, dropped)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_weight_drop_drops_each_weight_alike(dtype: torch.dtype) -> None:
+    """Sequence b has unit b alone at first, so that a step with W_hh = 1 shows its column."""
+    H, p = 96, 0.3
+    layer = seq2seq_ext.RNN(H, H, nonlinearity="relu", bias=False, weight_drop=p, dtype=dtype)
+    with torch.no_grad():
+        layer.weight_ih_l0.copy_(torch.eye(H))
+        layer.weight_hh_l0.fill_(1.0)
+    x = torch.stack([torch.eye(H), torch.zeros(H, H)]).to(dtype)
+    y = layer(x)[0][1].double()
+    kept = y != 0
+    torch.testing.assert_close(y[kept], torch.full_like(y[kept], 1 / (1 - p)), rtol=4e-3, atol=0)
+    deviation = (p * (1 - p)) ** 0.5
+    assert abs(float(kept.double().mean()) - (1 - p)) < 5 * deviation / H
+    for axis in (0, 1):
+        assert float((kept.double().mean(axis) - (1 - p)).abs().max()) < 5 * deviation / H**0.5
+    assert not torch.equal(layer(x)[0][1] != 0, kept)
+
+
 def test_zoneout_expects_while_evaluating() -> None:
     layer = seq2seq_ext.GRU(3, 4, zoneout=0.25, dtype=torch.float64).eval()
     plain = [layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0]

@@ -21,13 +21,16 @@ ISA_INLINE Wide product_of_halves(Wide a, uint32_t factor) {
 #endif
 }
 
-// The first three of the four words of units u, u + step, ... in the lower halves of their lanes.
-ISA_INLINE void philox_lanes(uint64_t seed, int64_t u, int64_t step, int64_t b, int64_t t,
-                             uint32_t stream, Wide (&words)[3]) {
+// What a call draws at once: four units to a lane.
+inline constexpr int64_t kDrawn = 4 * kWideLanes;
+
+// The words of units u, u + 1, ...; u is a multiple of four.
+ISA_INLINE void philox(uint64_t seed, int64_t u, int kind, int64_t b, int64_t t, uint32_t stream,
+                       uint32_t (&words)[kDrawn]) {
   Wide n0, n1 = Wide{} + static_cast<uint32_t>(b), n2 = Wide{} + static_cast<uint32_t>(t);
   Wide n3 = Wide{} + stream;
   for (int64_t lane = 0; lane < kWideLanes; ++lane)
-    n0[lane] = static_cast<uint64_t>(u + lane * step);
+    n0[lane] = static_cast<uint64_t>(u + 4 * lane + kind);
   auto key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
   for (int round = 0; round < kPhiloxRounds; ++round) {
     const Wide p = product_of_halves(n0, kPhiloxFactor0), q = product_of_halves(n2, kPhiloxFactor1);
@@ -36,29 +39,21 @@ ISA_INLINE void philox_lanes(uint64_t seed, int64_t u, int64_t step, int64_t b, 
     n1 = q, n3 = p;
     key0 += kPhiloxStep0, key1 += kPhiloxStep1;
   }
-  words[0] = n0, words[1] = n1, words[2] = n2;
+  const auto first = (Vec<double>)((n0 & 0xffffffff) | n1 << 32);
+  const auto last = (Vec<double>)((n2 & 0xffffffff) | n3 << 32);
+  using Lanes = std::make_integer_sequence<int64_t, kWideLanes>;
+  const Vec<double> halves[2] = {interleave<double, false>(first, last, Lanes{}),
+                                 interleave<double, true>(first, last, Lanes{})};
+  __builtin_memcpy(words, halves, sizeof halves);
 }
 
 // A word for each lane of a Vec<T>, in its lower 32 bits.
 template <typename T>
-struct Words {
-  Vec<Bits<T>> h, c, candidate;
-};
-
-template <typename T>
-ISA_INLINE Words<T> philox(uint64_t seed, int64_t u, int64_t b, int64_t t, uint32_t stream) {
-  Wide even[3], odd[3];
-  Words<T> words;
-  Vec<Bits<T>>* const out[3] = {&words.h, &words.c, &words.candidate};
-  constexpr bool kNarrow = sizeof(T) == 4;  // two units to a lane of 64 bits
-  philox_lanes(seed, u, kNarrow ? 2 : 1, b, t, stream, even);
-  if (kNarrow) philox_lanes(seed, u + 1, 2, b, t, stream, odd);
-  for (int i = 0; i < 3; ++i) {
-    Wide both = even[i] & 0xffffffff;
-    if (kNarrow) both |= odd[i] << 32;
-    __builtin_memcpy(out[i], &both, sizeof both);
-  }
-  return words;
+ISA_INLINE Vec<Bits<T>> load_words(const uint32_t* words) {
+  typedef uint32_t Narrow __attribute__((vector_size(kLanes<T> * 4)));
+  Narrow narrow;
+  __builtin_memcpy(&narrow, words, sizeof narrow);
+  return __builtin_convertvector(narrow, Vec<Bits<T>>);
 }
 
 // Whether a word, taken as without a sign, is below the limit.
@@ -80,6 +75,8 @@ struct VectorUnits {
   using A = Number;
   using V = Vec<Number>;
   static constexpr int64_t W = kLanes<T>;
+
+  VectorUnits() { std::fill_n(drawn_[2], kDrawn, T(1)); }
 
   template <typename Body>
   ISA_INLINE void units(int64_t n, const Body& body) const {
@@ -112,19 +109,33 @@ struct VectorUnits {
   static ISA_INLINE A widened(T x) { return x; }
 
   ISA_INLINE Drawn<VectorUnits> noise(const Noise& noise, int64_t t, int64_t b, int64_t u) const {
-    if (noise.seed != nullptr) return draw(noise, t, b, u);
-    return {V{} + T(noise.zoneout_h), V{} + T(noise.zoneout_c), V{} + T(1)};
+    if (noise.seed == nullptr)
+      return {V{} + T(noise.zoneout_h), V{} + T(noise.zoneout_c), V{} + T(1)};
+    const int64_t at = u % kDrawn;
+    if (at == 0) draw(noise, t, b, u);
+    return {ISA::load(drawn_[0] + at), ISA::load(drawn_[1] + at), ISA::load(drawn_[2] + at)};
   }
 
  private:
-  static __attribute__((noinline)) Drawn<VectorUnits> draw(const Noise& noise, int64_t t, int64_t b,
-                                                           int64_t u) {
-    const Words<T> words = philox<T>(static_cast<uint64_t>(*noise.seed), u, b, t, noise.stream);
-    const V one = V{} + T(1), kept = V{} + static_cast<T>(1 / (1 - noise.candidate));
-    return {below<T>(words.h, threshold(noise.zoneout_h)) ? one : V{},
-            below<T>(words.c, threshold(noise.zoneout_c)) ? one : V{},
-            below<T>(words.candidate, threshold(noise.candidate)) ? V{} : kept};
+  // For the next kDrawn units. What has no probability keeps the value that it began with.
+  __attribute__((noinline)) void draw(const Noise& noise, int64_t t, int64_t b, int64_t u) const {
+    const auto take = [&](int kind, double probability, T happens, T otherwise) {
+      if (probability == 0) return;
+      uint32_t words[kDrawn];
+      philox(static_cast<uint64_t>(*noise.seed), u, kind, b, t, noise.stream, words);
+      for (int64_t i = 0; i < kDrawn; i += W) {
+        const auto is = below<T>(load_words<T>(words + i), threshold(probability));
+        ISA::store(drawn_[kind] + i, is ? V{} + happens : V{} + otherwise);
+      }
+    };
+    take(0, noise.zoneout_h, 1, 0);
+    take(1, noise.zoneout_c, 1, 0);
+    take(2, noise.candidate, 0, static_cast<T>(1 / (1 - noise.candidate)));
   }
+
+  // keep_h, keep_c and candidate of the units from the last multiple of kDrawn on. A loop asks for
+  // them in order, and so draws them at the first.
+  alignas(ISA_VECTOR_BYTES) mutable T drawn_[3][kDrawn] = {};
 };
 
 // ---- rows ---------------------------------------------------------------------------------------

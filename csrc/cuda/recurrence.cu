@@ -69,19 +69,23 @@ struct ThreadUnits {
                                                       int64_t u) const {
     if (noise.seed == nullptr) return {A(noise.zoneout_h), A(noise.zoneout_c), A(1)};
     const auto seed = static_cast<uint64_t>(*noise.seed);
-    uint32_t n[4] = {static_cast<uint32_t>(u), static_cast<uint32_t>(b), static_cast<uint32_t>(t),
-                     noise.stream};
-    uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
-    for (int round = 0; round < kPhiloxRounds; ++round) {
-      const uint64_t p = uint64_t{kPhiloxFactor0} * n[0], q = uint64_t{kPhiloxFactor1} * n[2];
-      n[0] = static_cast<uint32_t>(q >> 32) ^ n[1] ^ key0;
-      n[2] = static_cast<uint32_t>(p >> 32) ^ n[3] ^ key1;
-      n[1] = static_cast<uint32_t>(q), n[3] = static_cast<uint32_t>(p);
-      key0 += kPhiloxStep0, key1 += kPhiloxStep1;
-    }
-    return {n[0] < threshold(noise.zoneout_h) ? A(1) : A(0),
-            n[1] < threshold(noise.zoneout_c) ? A(1) : A(0),
-            n[2] < threshold(noise.candidate) ? A(0) : A(1 / (1 - noise.candidate))};
+    const auto happens = [&](uint32_t kind, double probability) {
+      if (probability == 0) return false;
+      uint32_t n[4] = {(static_cast<uint32_t>(u) & ~3u) + kind, static_cast<uint32_t>(b),
+                       static_cast<uint32_t>(t), noise.stream};
+      uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
+      for (int round = 0; round < kPhiloxRounds; ++round) {
+        const uint64_t p = uint64_t{kPhiloxFactor0} * n[0], q = uint64_t{kPhiloxFactor1} * n[2];
+        n[0] = static_cast<uint32_t>(q >> 32) ^ n[1] ^ key0;
+        n[2] = static_cast<uint32_t>(p >> 32) ^ n[3] ^ key1;
+        n[1] = static_cast<uint32_t>(q), n[3] = static_cast<uint32_t>(p);
+        key0 += kPhiloxStep0, key1 += kPhiloxStep1;
+      }
+      const uint32_t even = u & 2 ? n[2] : n[0], odd = u & 2 ? n[3] : n[1];
+      return (u & 1 ? odd : even) < threshold(probability);
+    };
+    return {A(happens(0, noise.zoneout_h) ? 1 : 0), A(happens(1, noise.zoneout_c) ? 1 : 0),
+            A(happens(2, noise.candidate) ? 0 : 1 / (1 - noise.candidate))};
   }
 };
 

@@ -1,9 +1,9 @@
 """Noise from a counter, the same numbers as the kernels draw.
 
 Philox 4x32 with ten rounds (Salmon, Moraes, Dror & Shaw 2011, *Parallel random numbers: as easy as
-1, 2, 3*) turns a key, here the seed, and a counter, here a unit of a sequence at a step, into four
-words of 32 random bits.  No state is carried, so that any thread draws any number, and backward
-draws those of forward again instead of keeping them.
+1, 2, 3*) turns a key, here the seed, and a counter, here four units of a sequence at a step, into
+four words of 32 random bits.  No state is carried, so that any thread draws any number, and
+backward draws those of forward again instead of keeping them.
 """
 
 from __future__ import annotations
@@ -66,11 +66,13 @@ def draw(seed: Tensor, stream: int, T: int, B: int, units: int) -> tuple[Tensor,
     def count(size: int) -> Tensor:
         return torch.arange(size, dtype=torch.int64, device=seed.device)
 
+    kinds = count(3)[:, None, None, None]
     counter = (
-        count(units),
+        4 * count((units + 3) // 4) + kinds,
         count(B)[:, None],
         count(T)[:, None, None],
         torch.tensor(stream, dtype=torch.int64, device=seed.device),
     )
-    h, c, candidate, _ = philox(counter, seed.reshape(()))
+    words = torch.stack(philox(counter, seed.reshape(())), dim=-1).flatten(-2)
+    h, c, candidate = words[..., :units].unbind()
     return h, c, candidate

@@ -28,7 +28,7 @@ from seq2seq_ext.kernels import (
 )
 from seq2seq_ext.variants import reference
 
-__all__ = ["CELLS", "pack", "recurrence"]
+__all__ = ["CELLS", "pack", "recurrence", "recurrence_gradients"]
 
 # In the order of their numbers, which is that of Cell in csrc/cells.h.
 CELLS = ("lstm", "gru", "gru_reset_before", "rnn_tanh", "rnn_relu", "coupled_lstm")
@@ -451,6 +451,44 @@ class _Backward(torch.autograd.Function):
         ]
         of_h_in = None if given[_N + 5] is None else t_h_in
         return (None, *call.chosen((*found, *of_outputs, None, of_h_in, second, None)))
+
+
+def recurrence_gradients(
+    w_hh: Tensor,
+    d_y: Tensor | None,
+    d_h_n: Tensor | None,
+    d_c_n: Tensor | None,
+    d_step: Tensor | None,
+    step: Tensor,
+    h_in: Tensor,
+    *,
+    cell: str,
+    reverse: bool,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    resets: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The backward pass of a :func:`recurrence` without variants, to be differentiated once.
+
+    Args:
+        d_y, d_h_n, d_c_n, d_step: gradients of results and of ``step``, or None.
+        step, h_in: what forward keeps, (T, B, slots, H) and (T, B, H).
+
+    Returns:
+        Gradients of x and of W_hh h, (T*B, G*H), and of h_0 and c_0.
+    """
+    options = Options(_NUMBER[cell], reverse)
+    x = h_in.new_empty(*h_in.shape[:2], w_hh.size(0))  # of which nothing but the size is read
+    tensors = Tensors(x, w_hh, h_0=h_0, c_0=c_0, resets=resets)
+    d_step = None if d_step is None else d_step.flatten(0, 1)
+    kept = step.flatten(0, 1).contiguous(), h_in.flatten(0, 1)
+    given = (*tensors, d_y, None, d_h_n, d_c_n, d_step, None, *kept)
+    call = _Call(options, given)
+    d_x, d_sum, _, _, d_h_0, d_c_0, *_ = _Backward.apply(  # type: ignore[no-untyped-call]
+        call, *call.chosen(given)
+    )
+    d_x = d_x.flatten(0, 1)
+    return d_x, d_sum if _sums_apart(tensors, options) else d_x, d_h_0, d_c_0
 
 
 def _gradients(
