@@ -52,6 +52,7 @@ class TableState(NamedTuple):
     older: Tensor
     latest: Tensor
     alignments: Tensor | None
+    t: int
     log: list[int]  # of rows in each select
     memory: object  # never copied
 
@@ -59,12 +60,13 @@ class TableState(NamedTuple):
         self.log.append(len(rows))
         alignments = None if self.alignments is None else self.alignments[rows]
         parts = (x[rows] for x in self[:4])
-        return TableState(*parts, alignments, self.log, self.memory)
+        return TableState(*parts, alignments, self.t, self.log, self.memory)
 
 
 class TableModel(GenerationMixin[TableState]):
     """Logits by source and the two latest tokens; with attention, weights likewise.
 
+    Each step adds its own, or sequences of the same triples in another order would tie.
     A source is (1 + its place in the table, then anything up to its length).
     """
 
@@ -74,6 +76,7 @@ class TableModel(GenerationMixin[TableState]):
         shape = (SOURCES, vocab_size, vocab_size)
         options = {"generator": generator, "dtype": torch.float64}
         self.table = scale * torch.randn(*shape, vocab_size, **options)
+        self.steps = 0.3 * torch.randn(32, vocab_size, **options)
         self.weights = torch.randn(*shape, POSITIONS, **options) if attention else None
         self.log = []
         self.memory = object()
@@ -84,7 +87,7 @@ class TableModel(GenerationMixin[TableState]):
             source_lengths = (source != PAD).sum(1)
         nothing = torch.full((len(source),), PAD)
         first = source[:, 0] - 1
-        return TableState(first, source_lengths, nothing, nothing, None, self.log, self.memory)
+        return TableState(first, source_lengths, nothing, nothing, None, 0, self.log, self.memory)
 
     def step(self, tokens, state):
         assert state.memory is self.memory
@@ -94,8 +97,9 @@ class TableModel(GenerationMixin[TableState]):
         if self.weights is not None:
             outside = torch.arange(POSITIONS) >= state.length[:, None]
             alignments = self.weights[place].masked_fill(outside, -torch.inf).softmax(-1)
-        rest = (tokens, alignments, self.log, self.memory)
-        return self.table[place].clone(), TableState(state.source, state.length, place[1], *rest)
+        after = (state.latest, tokens, alignments, state.t + 1, self.log, self.memory)
+        logits = self.table[place] + self.steps[state.t]
+        return logits, TableState(state.source, state.length, *after)
 
 
 def table_sources(batch=SOURCES):
@@ -125,7 +129,7 @@ class Slow:
         }
         assert set(options) <= set(defaults)
         self.o = SimpleNamespace(**(defaults | options))
-        self.table = model.table[source].tolist()
+        self.table, self.steps = model.table[source].tolist(), model.steps.tolist()
         self.weights = None if model.weights is None else model.weights[source].tolist()
         self.source, self.length, self.prefix = source, length, list(prefix)
         self.limit = len(prefix) + self.o.max_new_tokens
@@ -137,7 +141,8 @@ class Slow:
     def log_p(self, tokens):
         """The model's own log-probabilities of the next token."""
         older, latest = self.latest(tokens)
-        logits = self.table[older][latest]
+        here = self.steps[len(tokens)]
+        logits = [x + y for x, y in zip(self.table[older][latest], here, strict=True)]
         total = math.log(sum(math.exp(x) for x in logits))
         return [x - total for x in logits]
 

@@ -95,6 +95,20 @@ def test_every_option_against_a_slow_search(options):
     compare(model, SOURCES, [[], [4], [5, 6], [1], [6, 6, 6]], **options)
 
 
+@pytest.mark.parametrize("kind", ["power", "wu"])
+def test_never_goes_on_where_a_guess_would_stop_too_early(kind):
+    model = TableModel(seed=3)
+    options = {"num_beams": 2, "max_new_tokens": 12, "length_penalty": 3.0}
+    options |= {"length_penalty_kind": kind}
+    soon = compare(model, SOURCES, early_stopping=False, **options)
+    rows = sum(model.sizes)
+    late = compare(model, SOURCES, early_stopping="never", **options)
+    better = late.sequences_scores > soon.sequences_scores
+    assert better.any()
+    assert (late.sequences_scores >= soon.sequences_scores).all()
+    assert sum(model.sizes) - rows > rows
+
+
 @st.composite
 def combinations(draw):
     groups = draw(st.sampled_from([1, 1, 2, 3]))

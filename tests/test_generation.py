@@ -1,5 +1,8 @@
 """Greedy search: against a loop without tricks, and against a scripted model."""
 
+import dataclasses
+import re
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -7,7 +10,7 @@ import torch
 from generation_cases import BOS, EOS, PAD, SPECIAL, small_model, sources
 from torch import Tensor
 
-from seq2seq_ext.generation import greedy_search
+from seq2seq_ext.generation import GenerationOptions, greedy_search
 
 
 class Script(NamedTuple):
@@ -158,3 +161,27 @@ def test_wrong_arguments_are_named(arguments, message):
     source, _ = sources()
     with pytest.raises(ValueError, match=message):
         small_model().generate(source, **arguments)
+
+
+# the page
+
+PAGE = Path(__file__).parent.parent / "docs" / "generation.md"
+needs_page = pytest.mark.skipif(not PAGE.exists(), reason="the docs are not beside the tests")
+
+
+@needs_page
+def test_the_examples_of_the_page_run():
+    examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    assert len(examples) > 8
+    names = {}
+    for example in examples:
+        exec(example, names)
+
+
+@needs_page
+def test_the_page_tells_every_option_and_its_default():
+    page = PAGE.read_text()
+    for field in dataclasses.fields(GenerationOptions):
+        row = re.search(rf"`{field.name}`(?:\]\([^)]*\))?(?:, `\w+`)? \((.*?)\)", page)
+        assert row, field.name
+        assert row.group(1).strip('"') == str(field.default), field.name

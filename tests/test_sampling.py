@@ -259,10 +259,13 @@ def test_an_ensemble_of_equals_is_the_model(options, copies):
 
 def test_an_ensemble_averages_probabilities_and_alignments():
     models = [TableModule(seed=seed, attention=True) for seed in range(3)]
+    for model in models:
+        model.steps.zero_()  # or the mean would be no table
     source, lengths = table_sources()
     options = {"num_beams": 3, "max_new_tokens": 6, "return_attention": True} | EVERYTHING
     output = Ensemble(models).generate(source, **options)
     slow = TableModel(attention=True)
+    slow.steps.zero_()
     slow.table = torch.stack([model.table.softmax(-1) for model in models]).mean(0).log()
     for b in range(SOURCES):
         expected = Slow(slow, b, int(lengths[b]), num_beams=3, max_new_tokens=6)
