@@ -119,6 +119,21 @@ def test_wrong_usage_exits_with_2_and_says_why(arguments, message, capsys):
 
 
 @needs_safetensors
+def test_the_examples_of_the_help_run(run_folder, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        main(["translate", "--help"])
+    examples = re.findall(r"seq2seq-ext (translate runs/plural .*)", capsys.readouterr().out)
+    assert len(examples) > 2
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "plural").symlink_to(run_folder)
+    (tmp_path / "words.txt").write_text("fox\n")
+    monkeypatch.chdir(tmp_path)
+    for example in examples:
+        assert main(example.split(" >")[0].split()) == 0
+        assert capsys.readouterr().out
+
+
+@needs_safetensors
 def test_words_files_and_stdin_give_the_same(run_folder, tmp_path, capsys):
     words = ["fox", "a", "goose"]
     assert main(["translate", str(run_folder), *words]) == 0

@@ -16,7 +16,7 @@ examples:
   seq2seq-ext translate runs/plural goose
   seq2seq-ext translate runs/plural --file words.txt > plurals.txt
   cat words.txt | seq2seq-ext translate runs/plural
-  seq2seq-ext translate runs/plural --num-beams 5 --n-best 3 goose
+  seq2seq-ext translate runs/plural goose --num-beams 5 --n-best 3
 
 One line of output for every word or line of input, in its order; an empty line stays empty.
 With --n-best N there are N lines for each, best first: the result, a tab and its score, which is
