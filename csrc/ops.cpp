@@ -19,13 +19,19 @@
 // that it was made of; csrc/cpu/fingerprint.h tells what is noticed when. turn: the number of steps
 // that calls with this block have run before.
 //
+// prepack_matrix: the same of one matrix w (N, K), for linear, y = x w^T + bias of x (rows, K) or
+// (T, B, K), and for `packed` of recurrence. The first axis of x counts as its steps.
+//
 // allow_tf32: whether recurrent products of float32 on CUDA may round to TF32.
 //
 // recurrence: one direction of one layer with the variants of csrc/recurrence.h, from gates whose
 // input part is known: x (T, B, G*H) or, with batch_sizes, (N, G*H). cell: also 5 coupled_lstm.
+// w_hr (P, H) also of RNNs, and of GRUs with the reset gate after the product, which then have c.
 // h_mask (B, P); peephole (3, H), coupled (2, H); norm_hh (G*H); norm_c, bias_c (H); seed (1)
 // int64, None: expectations instead of noise. cells, and the six tensors of what backward reads,
-// are empty where they are not wanted or not there; rows of them lie as those of x.
+// are empty where they are not wanted or not there; rows of them lie as those of x. packed: what
+// prepack_matrix makes of w_hh, for the cell gru_reset_before of its first 2H rows and of the
+// others, and then of w_hr. save must then be false.
 // recurrence_backward: the gradients of x, of W_hh h (empty where that is d_x), of the normalized
 // cell, of W_hr's product, and of the state; those of weights are products of these with what was
 // kept. d_step and d_h_in are gradients of what was kept; with `save`, whole_h and whole_c are what
@@ -47,6 +53,8 @@ STABLE_TORCH_LIBRARY(seq2seq_ext, m) {
   m.def(
       "prepack(Tensor[] weights, int cell, int num_layers=1, bool bidirectional=False, "
       "ScalarType? dtype=None) -> Tensor");
+  m.def("prepack_matrix(Tensor w, ScalarType? dtype=None) -> Tensor");
+  m.def("linear(Tensor x, Tensor w, Tensor? bias, Tensor packed, int turn=0) -> Tensor");
   m.def(
       "rnn_backward(Tensor? d_y, Tensor? d_h_n, Tensor? d_c_n, Tensor x, Tensor? h_0, Tensor? c_0, "
       "Tensor[] weights, Tensor y, Tensor reserve, int cell, int num_layers, bool bidirectional, "
@@ -58,7 +66,8 @@ STABLE_TORCH_LIBRARY(seq2seq_ext, m) {
       "Tensor? h_mask, Tensor? peephole, Tensor? norm_hh, Tensor? norm_c, Tensor? bias_c, "
       "Tensor? seed, Tensor? lengths, Tensor? batch_sizes, Tensor? resets, int cell, bool reverse, "
       "bool hard_sigmoid, float zoneout_h, float zoneout_c, float candidate_dropout, "
-      "float cell_clip, float proj_clip, int stream, bool save, bool return_cells) "
+      "float cell_clip, float proj_clip, int stream, bool save, bool return_cells, "
+      "Tensor[]? packed=None, int turn=0) "
       "-> (Tensor y, Tensor cells, Tensor h_n, Tensor c_n, Tensor step, Tensor h_in, Tensor inner, "
       "Tensor out, Tensor sums, Tensor moments)");
   m.def(

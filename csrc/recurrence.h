@@ -17,7 +17,7 @@ namespace seq2seq_ext {
 // Slots of `Kept::step`, H numbers each: what backward reads of a step.
 //   LSTM           i f g o, c as it leaves the gates, c before the step
 //   coupled LSTM   f g o, c as it leaves the gates, c before the step
-//   GRU            r z n, n's recurrent sum, h before the step
+//   GRU            r z n, n's recurrent sum, h (with a projection c) before the step
 //   reset before   r z n, h before the step
 //   RNN            h as it leaves the activation
 constexpr int64_t kept_slots(Cell cell) {
@@ -25,6 +25,14 @@ constexpr int64_t kept_slots(Cell cell) {
          : cell == Cell::kCoupledLstm || cell == Cell::kGru ? 5
          : cell == Cell::kGruResetBefore                    ? 4
                                                             : 1;
+}
+
+constexpr bool is_lstm(Cell cell) { return cell == Cell::kLstm || cell == Cell::kCoupledLstm; }
+
+// Whether a state c of H units goes from step to step beside h. That of a GRU with a projection is
+// what a GRU's h otherwise is, and h the projected c.
+constexpr bool has_cell(Cell cell, bool projected) {
+  return is_lstm(cell) || (cell == Cell::kGru && projected);
 }
 
 // Numbers of `Kept::moments`: 1 / deviation of the recurrent sums, the same of the candidate's
@@ -50,9 +58,9 @@ struct Recurrence {
   const T* x;         // (N, G*H)
   const T* w_hh;      // (G*H, P)
   const T* b_hn;      // (H) GRU only: what is added to n's recurrent sum; or null
-  const T* w_hr;      // (P, H) or null: no projection
+  const T* w_hr;      // (P, H) or null: no projection; not with reset before
   const T* h_0;       // (B, P) or null: zero
-  const T* c_0;       // (B, H) or null: zero
+  const T* c_0;       // (B, H) or null: zero; has_cell() only
   const T* h_mask;    // (B, P) what h is multiplied by before W_hh; or null
   const T* peephole;  // (3, H) of i f o, coupled (2, H) of f o; or null
   const T* norm_hh;   // (G*H) gains of the normalized recurrent sums; null: no normalization
@@ -80,7 +88,7 @@ struct RecurrenceForward : Recurrence<T> {
   T* y;      // (N, P)
   T* cells;  // (N, H) c of every step, or null
   T* h_n;    // (B, P)
-  T* c_n;    // (B, H), LSTMs only
+  T* c_n;    // (B, H), has_cell() only
   Kept<T> kept;
 };
 
@@ -98,7 +106,7 @@ struct RecurrenceBackward : Recurrence<T> {
   T* d_cell;         // (N, H) of the normalized cell; null where there is none
   T* d_out;          // (N, P) of what W_hr gives; null where there is no projection
   T* d_h_0;          // (B, P)
-  T* d_c_0;          // (B, H), LSTMs only
+  T* d_c_0;          // (B, H), has_cell() only
   T* whole_h;        // (N, H) gradient of h as it leaves the cell, or null: not wanted
   T* whole_c;        // (N, H) the same of c as it leaves the gates, or null
 };

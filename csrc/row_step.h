@@ -131,7 +131,7 @@ struct ForwardRow {
   const T* candidate;  // (H) reset before only: W_hn (r h_in)
   const T* out;        // (P) W_hr inner
   A* h;                // (P) state
-  A* c;                // (H) state, LSTMs only
+  A* c;                // (H) state, has_cell() only
   A* work;             // (H)
   T* h_in;             // (P) for the product
   T* inner;            // (H) for the second product
@@ -229,6 +229,16 @@ ROW_STEP void put(const M& m, const Recurrence<typename M::T>& a, const Drawn<M>
   if (r.kept_inner != nullptr) m.store(r.kept_inner, u, left, h);
 }
 
+// A unit's new c: into the state, and where all of them are wanted.
+template <class M>
+ROW_STEP typename M::V carry(const M& m, const Drawn<M>& drawn, const ForwardRow<M>& r, int64_t u,
+                             int64_t left, typename M::V c, typename M::V before) {
+  c = (typename M::A(1) - drawn.keep_c) * c + drawn.keep_c * before;
+  m.store(r.c, u, left, c);
+  if (r.cells != nullptr) m.store(r.cells, u, left, c);
+  return c;
+}
+
 // c~ = f c + i m g, clipped;  c' = c~ + keep (c - c~);  h = o tanh(norm(c~)).
 template <class M, bool coupled>
 ROW_STEP void lstm_forward(const M& m, const Recurrence<typename M::T>& a, const Place& at,
@@ -264,13 +274,11 @@ ROW_STEP void lstm_forward(const M& m, const Recurrence<typename M::T>& a, const
     }
     const V g = M::tanh(sums.whole(m, kG, u, left));
     const V c = clipped(m, a.cell_clip, f * before + i * (drawn.candidate * g));
-    const V after = (A(1) - drawn.keep_c) * c + drawn.keep_c * before;
     keep(m, a, r, kF, u, left, f);
     keep(m, a, r, kG, u, left, g);
     keep(m, a, r, kC, u, left, c);
     keep(m, a, r, kC + 1, u, left, before);
-    m.store(r.c, u, left, after);
-    if (r.cells != nullptr) m.store(r.cells, u, left, after);
+    carry(m, drawn, r, u, left, c, before);
     if (a.norm_c == nullptr) {
       finish(drawn, u, left, c, c);
     } else {
@@ -291,7 +299,8 @@ ROW_STEP void lstm_forward(const M& m, const Recurrence<typename M::T>& a, const
   });
 }
 
-// n = tanh(x + r (W_hn h + b_hn));  h' = m n + z (h - m n).
+// n = tanh(x + r (W_hn h + b_hn));  h' = m n + z (h - m n). With a projection h = W_hr c, and this
+// is c'.
 template <class M>
 ROW_STEP void gru_forward(const M& m, const Recurrence<typename M::T>& a, const Place& at,
                           const ForwardRow<M>& r) {
@@ -299,7 +308,7 @@ ROW_STEP void gru_forward(const M& m, const Recurrence<typename M::T>& a, const 
   const Sums<M> sums(m, a, r, 3, 3);
   m.units(a.H, [&](int64_t u, int64_t left) {
     const Drawn<M> drawn = m.noise(a.noise, at.t, at.b, u);
-    const V before = m.load(r.h, u, left);
+    const V before = m.load(r.c != nullptr ? r.c : r.h, u, left);
     const V reset = gate(m, a.hard_sigmoid, sums.whole(m, 0, u, left));
     const V z = gate(m, a.hard_sigmoid, sums.whole(m, 1, u, left));
     V recurrent = sums.recurrent(m, 2, u, left);
@@ -311,7 +320,9 @@ ROW_STEP void gru_forward(const M& m, const Recurrence<typename M::T>& a, const 
     keep(m, a, r, 2, u, left, n);
     keep(m, a, r, 3, u, left, recurrent);
     keep(m, a, r, 4, u, left, before);
-    leave(m, drawn, r, u, left, dropped + z * (before - dropped));
+    V after = dropped + z * (before - dropped);
+    if (r.c != nullptr) after = carry(m, drawn, r, u, left, after, before);
+    put(m, a, drawn, r, u, left, after);
   });
 }
 
@@ -538,6 +549,14 @@ ROW_STEP typename M::V kept_gradient(const M& m, const Recurrence<typename M::T>
   return r.d_kept_step != nullptr ? m.load(r.d_kept_step + slot * a.H, u, left) : V{};
 }
 
+// The gradient of c after the step.
+template <class M>
+ROW_STEP typename M::V carried_gradient(const M& m, const BackwardRow<M>& r, int64_t u,
+                                        int64_t left) {
+  const auto d = m.load(r.d_c, u, left);
+  return r.d_cells != nullptr ? d + m.load(r.d_cells, u, left) : d;
+}
+
 // For a second derivative.
 template <class M>
 ROW_STEP void keep_whole(const M& m, typename M::T* whole, int64_t u, int64_t left,
@@ -593,8 +612,7 @@ ROW_STEP void lstm_backward(const M& m, const Recurrence<typename M::T>& a, cons
       d_c = (d_c * m.load(a.norm_c, u, left) - even - (c - mean) * scale * along) * scale;
     if (a.peephole != nullptr) d_c += d_o * m.load(a.peephole + (kF + 1) * H, u, left);
     d_c += of_kept(kC, u, left);
-    V d_after = m.load(r.d_c, u, left);
-    if (r.d_cells != nullptr) d_after += m.load(r.d_cells, u, left);
+    const V d_after = carried_gradient(m, r, u, left);
     const V past = drawn.keep_c * d_after;
     d_c = through_clip(m, a.cell_clip, c, d_c + d_after - past);
     keep_whole(m, r.whole_h, u, left, d_h);
@@ -627,7 +645,16 @@ ROW_STEP void gru_backward(const M& m, const Recurrence<typename M::T>& a, const
   m.units(H, [&](int64_t u, int64_t left) {
     const auto kept = [&](int slot) { return m.load(r.kept_step + slot * H, u, left); };
     const auto of_kept = [&](int slot) { return kept_gradient(m, a, r, slot, u, left); };
-    const V d = leaving_gradient(m, r, u, left), by = m.noise(a.noise, at.t, at.b, u).candidate;
+    const Drawn<M> drawn = m.noise(a.noise, at.t, at.b, u);
+    const V by = drawn.candidate;
+    V d = leaving_gradient(m, r, u, left), past{};
+    if (r.d_c != nullptr) {
+      d += carried_gradient(m, r, u, left);
+      past = drawn.keep_c * d;
+      d -= past;
+    } else {
+      past = m.load(r.d_h, u, left);
+    }
     keep_whole(m, r.whole_h, u, left, d);
     const V reset = kept(0), z = kept(1), n = kept(2);
     const V d_n = (d * (A(1) - z) * by + of_kept(2)) * (A(1) - n * n);
@@ -639,7 +666,7 @@ ROW_STEP void gru_backward(const M& m, const Recurrence<typename M::T>& a, const
     m.store(r.d_sum, u, left, d_r);
     m.store(r.d_sum + H, u, left, d_z);
     m.store(r.d_sum + 2 * H, u, left, d_n * reset + of_kept(3));
-    m.store(r.d_h, u, left, m.load(r.d_h, u, left) + d * z + of_kept(4));
+    m.store(r.d_c != nullptr ? r.d_c : r.d_h, u, left, past + d * z + of_kept(4));
   });
 }
 

@@ -172,5 +172,5 @@ def _again(
 # Kept alive: torch unregisters what a library holds when the library goes.
 _library = torch.library.Library("seq2seq_ext", "IMPL")  # type: ignore[no-untyped-call]
 _library.impl("rnn", _rnn_autograd, "Autograd")  # type: ignore[no-untyped-call]
-_library.impl("prepack", torch.library.fallthrough_kernel, "Autograd")  # type: ignore[no-untyped-call]
-_library.impl("rnn_backward", torch.library.fallthrough_kernel, "Autograd")  # type: ignore[no-untyped-call]
+for _name in ("prepack", "prepack_matrix", "linear", "rnn_backward"):
+    _library.impl(_name, torch.library.fallthrough_kernel, "Autograd")  # type: ignore[no-untyped-call]

@@ -24,7 +24,8 @@ from torch.utils.checkpoint import checkpoint
 
 from seq2seq_ext import ops, transforms
 from seq2seq_ext.kernels import DTYPES, autocast_is_on
-from seq2seq_ext.variants.stack import Stack
+from seq2seq_ext.variants import Variant
+from seq2seq_ext.variants.stack import Direction, Stack
 
 __all__ = ["gru", "lstm", "rnn"]
 
@@ -137,24 +138,27 @@ def gru(
         input, num_layers, batch_first, dropout, bidirectional, training, lengths, resets: as for
             :func:`lstm`.
         hx: the state before the first step, (L*D, B, H), (L*D, H) for one sequence; zeros if None.
-        weights: per layer, per direction ``w_ih`` (3H, I or D*H), ``w_hh`` (3H, H), then
-            ``b_ih`` and ``b_hh`` (3H,) or neither.
+        weights: per layer, per direction ``w_ih`` (3H, I or D*P), ``w_hh`` (3H, P), then
+            ``b_ih`` and ``b_hh`` (3H,) or neither, then ``w_hr`` (P, H) for a projection, as in
+            :class:`seq2seq_ext.GRU`, not with ``reset_after=False``.
         reset_after: True applies the reset gate after the recurrent product, as ``torch.nn``
             does; False before it, as the paper does.
 
     Returns:
-        ``output, h_n``, as for :func:`lstm`.
+        ``output, h_n``, as for :func:`lstm`; with a projection too, ``h_n`` has H features.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as :func:`lstm`.
+        TypeError, ValueError, RuntimeError: as :func:`lstm`; ValueError also for a projection with
+            ``reset_after=False``.
 
     >>> weights = [torch.zeros(6, 3), torch.zeros(6, 2)]
     >>> output, h_n = gru(torch.ones(5, 4, 3), torch.ones(1, 4, 2), weights)
     >>> output[0, 0], output[1, 0]
     (tensor([0.5000, 0.5000]), tensor([0.2500, 0.2500]))
     """
+    cell = "gru" if reset_after else "gru_reset_before"
     output, h_n, _, _ = run(
-        "gru" if reset_after else "gru_reset_before",
+        cell,
         input,
         hx,
         weights,
@@ -164,6 +168,7 @@ def gru(
         bidirectional,
         lengths,
         resets,
+        stack=_projected(cell, weights, num_layers, bidirectional),
     )
     return output, h_n
 
@@ -187,9 +192,9 @@ def rnn(
     Args:
         input, num_layers, batch_first, dropout, bidirectional, training, lengths, resets: as for
             :func:`lstm`.
-        hx: the state before the first step, (L*D, B, H), (L*D, H) for one sequence; zeros if None.
-        weights: per layer, per direction ``w_ih`` (H, I or D*H), ``w_hh`` (H, H), then
-            ``b_ih`` and ``b_hh`` (H,) or neither.
+        hx: the state before the first step, (L*D, B, P), (L*D, P) for one sequence; zeros if None.
+        weights: per layer, per direction ``w_ih`` (H, I or D*P), ``w_hh`` (H, P), then
+            ``b_ih`` and ``b_hh`` (H,) or neither, then ``w_hr`` (P, H) for a projection.
         nonlinearity: ``"tanh"`` or ``"relu"``.
 
     Returns:
@@ -205,8 +210,9 @@ def rnn(
     """
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
+    cell = f"rnn_{nonlinearity}"
     output, h_n, _, _ = run(
-        "rnn_tanh" if nonlinearity == "tanh" else "rnn_relu",
+        cell,
         input,
         hx,
         weights,
@@ -216,8 +222,41 @@ def rnn(
         bidirectional,
         lengths,
         resets,
+        stack=_projected(cell, weights, num_layers, bidirectional),
     )
     return output, h_n
+
+
+def _projected(
+    cell: str, weights: Sequence[Tensor], num_layers: int, bidirectional: bool
+) -> Stack | None:
+    """A GRU or RNN with projections; None where ``weights`` have none, or are no weights."""
+    D = 2 if bidirectional else 1
+    rows = num_layers * D
+    if rows < 1 or len(weights) not in (3 * rows, 5 * rows):
+        return None
+    if cell == "gru_reset_before":
+        raise ValueError("weights: w_hr is for a GRU with reset_after=True, got reset_after=False")
+    if not all(isinstance(weight, Tensor) for weight in weights):
+        return None
+    if any(weight.dim() != 2 for weight in weights[:2]):
+        return None
+    width, features, P = *weights[0].shape, weights[1].size(1)
+    directions = []
+    for k in range(rows):
+        given = weights[len(weights) // rows * k : len(weights) // rows * (k + 1)]
+        biases = [(width,), (width,)] if len(given) == 5 else []
+        sizes = [(width, features if k < D else D * P), (width, P), *biases]
+        sizes.append((P, width // _GATES[cell]))
+        for j, (weight, size) in enumerate(zip(given, sizes, strict=True)):
+            if weight.shape != size:
+                raise RuntimeError(
+                    f"weights[{k * len(given) + j}] must have size {size}, "
+                    f"got {tuple(weight.shape)}"
+                )
+        b_ih, b_hh = given[2:4] if biases else (None, None)
+        directions.append(Direction(given[0], given[1], b_ih, b_hh, given[-1]))
+    return Stack(directions, cell, D, Variant(), False)
 
 
 def run(
@@ -231,7 +270,7 @@ def run(
     bidirectional: bool,
     lengths: Tensor | None,
     resets: Tensor | None,
-    packed: ops.Packed | None = None,
+    packed: ops.PackedLayers | None = None,
     stack: Stack | None = None,
     save: str = "gates",
 ) -> tuple[Any, Tensor, Tensor | None, Tensor | None]:

@@ -12,8 +12,7 @@ output features of a cell (H, or the projection's), L layers, D directions, G ga
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -33,8 +32,9 @@ from seq2seq_ext.kernels import (
     prepack_op,
     rnn_op,
 )
+from seq2seq_ext.packed import Packed
 
-__all__ = ["CELLS", "Packed", "attempt", "rnn", "step"]
+__all__ = ["CELLS", "PackedLayers", "attempt", "rnn", "step"]
 
 _NUMBER = {name: number for number, name in enumerate(CELLS)}
 
@@ -51,7 +51,7 @@ def rnn(
     batch_sizes: Tensor | None = None,
     resets: Tensor | None = None,
     dropout_mask: Tensor | None = None,
-    packed: Packed | None = None,
+    packed: PackedLayers | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Run a stack of recurrent layers; :mod:`seq2seq_ext.functional` is the friendlier way in.
 
@@ -99,7 +99,7 @@ def step(
     c: Tensor | None,
     weights: Sequence[Tensor],
     cell: str,
-    packed: Packed | None = None,
+    packed: PackedLayers | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Take one step of one layer: what a cell does.
 
@@ -132,7 +132,7 @@ def attempt(
     cell: str,
     num_layers: int = 1,
     bidirectional: bool = False,
-    packed: Packed | None = None,
+    packed: PackedLayers | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None] | None:
     """What :func:`rnn` returns, or None: the call is not a usual one, or the operator refuses it.
 
@@ -170,7 +170,7 @@ def _call(
     weights: Sequence[Tensor],
     options: tuple[int, ...],
     sequence: tuple[Any, ...],
-    packed: Packed | None,
+    packed: PackedLayers | None,
     special: bool,
 ) -> tuple[Tensor, ...]:
     """All outputs of the operator, by one of three ways.
@@ -197,13 +197,13 @@ def _call(
         packed = None
     if special or torch.is_inference_mode_enabled() or has_torch_function((x, h_0, c_0, *weights)):
         if packed is not None:
-            return packed.run(x, h_0, c_0, weights, options, sequence)
+            return packed.rnn(x, h_0, c_0, weights, options, sequence)
         return cast("tuple[Tensor, ...]", rnn_op(x, h_0, c_0, weights, *options, save, *rest))
     if save:
         return apply_rnn(x, h_0, c_0, options, True, sequence, *weights)
     with below_autograd():
         if packed is not None:
-            return packed.run(x, h_0, c_0, weights, options, sequence)
+            return packed.rnn(x, h_0, c_0, weights, options, sequence)
         return cast("tuple[Tensor, ...]", rnn_op(x, h_0, c_0, weights, *options, False, *rest))
 
 
@@ -213,48 +213,15 @@ def tf32_allowed() -> bool:
     return bool(rnn.fp32_precision == "tf32")
 
 
-class _Made(NamedTuple):
-    """A packed block, and of which weights in which state it was made.
+class PackedLayers(Packed[Tensor]):
+    """The weights of plain layers as one block for ``rnn``."""
 
-    ``weights`` are aliases of them, so that their memory stays theirs: the operator knows them by
-    their address.
-    """
+    def _pack(
+        self, weights: list[Tensor], options: tuple[int, ...], dtype: torch.dtype | None
+    ) -> Tensor:
+        return cast("Tensor", prepack_op(weights, *options, dtype))
 
-    block: Tensor
-    weights: list[Tensor]
-    versions: list[int] | None
-
-
-class Packed:
-    """The weights of a layer in the order in which the kernels read them, made anew on a change.
-
-    What is noticed when is told by :func:`seq2seq_ext.prepack`, how by ``csrc/cpu/fingerprint.h``.
-    Threads may share one.  Copies and pickles of it start empty.
-
-    Args:
-        dtype: in which the weights are kept: None for their own (float32 for float16), bfloat16 or
-            int8.  Weights in float64 are kept as they are.
-    """
-
-    def __init__(self, dtype: torch.dtype | None) -> None:
-        self.dtype = dtype
-        self._made: _Made | None = None
-        self._turn = 0
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Packed, (self.dtype,)
-
-    def make(self, weights: Sequence[Tensor], options: tuple[int, ...]) -> _Made:
-        """Pack ``weights``; ``options`` are cell, num_layers and bidirectional."""
-        # The order matters: what another thread changes meanwhile is a change since then.
-        versions = _versions(weights)
-        dtype = None if weights[0].dtype == torch.float64 else self.dtype
-        aliases = [weight.detach() for weight in weights]
-        made = _Made(prepack_op(aliases, *options, dtype), aliases, versions)
-        self._made = made
-        return made
-
-    def run(
+    def rnn(
         self,
         x: Tensor,
         h_0: Tensor | None,
@@ -263,40 +230,20 @@ class Packed:
         options: tuple[int, ...],
         sequence: tuple[Tensor | None, ...],
     ) -> tuple[Tensor, ...]:
-        """What ``rnn`` answers with these weights packed, which require no gradient."""
-        turn = self._turn
+        """What the operator answers; ``options`` are cell, num_layers and bidirectional."""
         if sequence and sequence[1] is not None:
-            self._turn = turn + sequence[1].numel()
+            steps = sequence[1].numel()
         else:
-            self._turn = turn + (x.size(0) if x.dim() == 3 else 1)
-        made = self._made
-        for _ in range(2):
-            if made is not None and made.versions == _versions(weights):
-                try:
-                    return cast(
-                        "tuple[Tensor, ...]",
-                        rnn_op(x, h_0, c_0, weights, *options, False, made.block, turn, *sequence),
-                    )
-                except RuntimeError as error:
-                    if not str(error).startswith("packed: "):
-                        raise
-            # Weights that are computed are other tensors in each call: packing would not pay.
-            if not all(isinstance(weight, torch.nn.Parameter) for weight in weights):
-                break
-            made = self.make(weights, options)
-        # Computed; or someone changes them all the time.
-        rest = (None, 0, *sequence) if sequence else ()
-        return cast("tuple[Tensor, ...]", rnn_op(x, h_0, c_0, weights, *options, False, *rest))
-
-
-_version = attrgetter("_version")
-
-
-def _versions(weights: Sequence[Tensor]) -> list[int] | None:
-    try:
-        return list(map(_version, weights))
-    except RuntimeError:  # tensors made in inference mode have none
-        return None
+            steps = x.size(0) if x.dim() == 3 else 1
+        return self.run(
+            weights,
+            options,
+            steps,
+            lambda block, turn: cast(
+                "tuple[Tensor, ...]",
+                rnn_op(x, h_0, c_0, weights, *options, False, block, turn, *sequence),
+            ),
+        )
 
 
 def _sizes(
@@ -312,13 +259,18 @@ def _sizes(
 
 
 def _check_devices(
-    x: Tensor, h_0: Tensor | None, c_0: Tensor | None, weights: Sequence[Tensor]
+    x: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: Sequence[Tensor],
+    packed: Tensor | None = None,
 ) -> None:
     """A single meta tensor brings a call here, and must not take real ones with it."""
     for name, tensor in (
         ("h_0", h_0),
         ("c_0", c_0),
         *((f"weights[{i}]", w) for i, w in enumerate(weights)),
+        ("packed", packed),
     ):
         if tensor is not None and tensor.device != x.device:
             raise RuntimeError(f"{name}: expected device {x.device} as x has, got {tensor.device}")
@@ -342,7 +294,7 @@ def _rnn_fake(
     dropout_mask: Tensor | None = None,
     allow_tf32: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _check_devices(x, h_0, c_0, weights)
+    _check_devices(x, h_0, c_0, weights, packed)
     H, P, reserve = _sizes(x, weights, cell, num_layers, bidirectional)
     D = 2 if bidirectional else 1
     one_step = x.dim() == 2 and batch_sizes is None
@@ -366,6 +318,21 @@ def _prepack_fake(
 ) -> Tensor:
     # The size is the instruction set's.
     return weights[0].new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.uint8)
+
+
+@torch.library.register_fake("seq2seq_ext::prepack_matrix")  # type: ignore[untyped-decorator]
+def _prepack_matrix_fake(w: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return w.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.uint8)
+
+
+@torch.library.register_fake("seq2seq_ext::linear")  # type: ignore[untyped-decorator]
+def _linear_fake(
+    x: Tensor, w: Tensor, bias: Tensor | None, packed: Tensor, turn: int = 0
+) -> Tensor:
+    for name, tensor in (("w", w), ("bias", bias), ("packed", packed)):
+        if tensor is not None and tensor.device != x.device:
+            raise RuntimeError(f"{name}: expected device {x.device} as x has, got {tensor.device}")
+    return x.new_empty((*x.shape[:-1], w.size(0)))
 
 
 @torch.library.register_fake("seq2seq_ext::rnn_backward")  # type: ignore[untyped-decorator]

@@ -57,7 +57,9 @@ def random_state(layer: nn.RNNBase, B: int) -> Tensor | tuple[Tensor, Tensor]:
     """A random ``hx`` for ``layer`` and B sequences, in the dtype of its weights."""
     D = 2 if layer.bidirectional else 1
     dtype = layer.weight_ih_l0.dtype
-    h_0 = torch.randn(layer.num_layers * D, B, layer.proj_size or layer.hidden_size, dtype=dtype)
+    gru = layer.mode == "GRU"  # whose state is not projected
+    P = layer.hidden_size if gru else layer.proj_size or layer.hidden_size
+    h_0 = torch.randn(layer.num_layers * D, B, P, dtype=dtype)
     if layer.mode != "LSTM":
         return h_0
     return h_0, torch.randn(layer.num_layers * D, B, layer.hidden_size, dtype=dtype)

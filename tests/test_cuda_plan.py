@@ -284,8 +284,9 @@ def test_a_layer_is_explained_as_its_shape():
         backward=True,
         device="a100",
     )
-    projected = s2s.LSTM(8, 96, proj_size=32)
-    assert s2s.explain_cuda_plan(projected, 5, 2, device="a100").why == "projection"
+    for cls in (s2s.LSTM, s2s.GRU, s2s.RNN):
+        projected = cls(8, 96, proj_size=32)
+        assert s2s.explain_cuda_plan(projected, 5, 2, device="a100").why == "projection"
 
 
 def test_tf32_is_torchs_setting():

@@ -31,6 +31,8 @@ LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in NAMES},
     "deep": ("gru", {"num_layers": 2, "bidirectional": True}),
     "projected": ("lstm", {"proj_size": 2}),
+    "projected gru": ("gru", {"proj_size": 2}),
+    "projected rnn": ("rnn_tanh", {"proj_size": 2}),
     "no biases": ("lstm", {"bias": False}),
     "normalized": ("lstm", {"layer_norm": True, "peephole": True}),
     "zoneout": ("gru", {"zoneout": 0.3}),

@@ -52,6 +52,7 @@ VARIANTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "projected": (fused.LSTM, {"proj_size": 3, "proj_clip": 1.0, "zoneout": (0.1, 0.1)}),
     "gru": (fused.GRU, {"layer_norm": True, "zoneout": 0.1, "residual": True}),
     "gru_reset_before": (fused.GRU, {"reset_after": False, "hard_sigmoid": True}),
+    "projected_gru": (fused.GRU, {"proj_size": 3, "zoneout": 0.1, "layer_norm": True}),
     "rnn": (fused.RNN, {"layer_norm": True, "recurrent_dropout": 0.2}),
 }
 each_variant = pytest.mark.parametrize("name", VARIANTS)

@@ -55,15 +55,11 @@ def test_positional_arguments_stand_where_torch_has_them() -> None:
     arguments = (3, 5, 2, False, True, 0.1, True, 2)
     assert repr(fused.LSTM(*arguments)) == repr(nn.LSTM(*arguments))
     assert repr(fused.GRU(*arguments[:7])) == repr(nn.GRU(*arguments[:7]))
-    arguments = (3, 5, 2, "relu", False, True, 0.1, True)
-    assert repr(fused.RNN(*arguments)) == repr(nn.RNN(*arguments))
+    assert fused.GRU(*arguments).proj_size == 2
+    arguments = (3, 5, 2, "relu", False, True, 0.1, True, 2)
+    assert repr(fused.RNN(*arguments[:8])) == repr(nn.RNN(*arguments[:8]))
     assert fused.RNN(*arguments).nonlinearity == "relu"
-
-
-@pytest.mark.parametrize("cls", [fused.GRU, fused.RNN])
-def test_projection_is_for_lstms(cls: Any) -> None:
-    with pytest.raises(ValueError, match="proj_size argument is only supported for LSTM"):
-        cls(3, 4, proj_size=2)
+    assert fused.RNN(*arguments).proj_size == 2
 
 
 def test_dropout_of_one_layer_warns() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import seq2seq_ext as s2s
 from seq2seq_ext.data import extras
+from seq2seq_ext.variants.operator import recurrence
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 pytest.importorskip("onnx.reference", reason="needs the extra onnx")
@@ -167,6 +168,112 @@ def test_cells(tmp_path: Path) -> None:
         assert_same(run(path, given), expected, range(len(expected)))
 
 
+# What a cell of this name may have, noise-free; every setting that is exported meets another.
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("lstm", {"peephole": True}),
+    ("lstm", {"peephole": True, "coupled": True, "bidirectional": True, "num_layers": 2}),
+    ("lstm", {"coupled": True, "bias": False}),
+    ("lstm", {"coupled": True, "hard_sigmoid": True, "forget_bias": 1.0}),
+    ("lstm", {"peephole": True, "hard_sigmoid": True, "weight_drop": 0.5, "bias": False}),
+    ("lstm", {"hidden_size": [4, 6], "bidirectional": True, "learn_initial_state": True}),
+    ("lstm", {"forget_bias": 1.0, "recurrent_dropout": 0.5, "num_layers": 2, "dropout": 0.5}),
+    ("gru", {"hard_sigmoid": True, "bidirectional": True}),
+    ("gru", {"hard_sigmoid": True, "bias": False}),
+    ("gru", {"hidden_size": (5, 4), "learn_initial_state": True, "recurrent_dropout": 0.5}),
+    ("gru_reset_before", {"hard_sigmoid": True, "num_layers": 2, "residual": True}),
+    ("gru_reset_before", {"learn_initial_state": True, "weight_drop": 0.5}),
+    ("rnn_tanh", {"residual": True, "num_layers": 3, "hard_sigmoid": True}),
+    ("rnn_tanh", {"learn_initial_state": True, "bidirectional": True, "batch_first": True}),
+    ("rnn_relu", {"hidden_size": [4, 6], "bias": False}),
+]
+
+
+def with_variants(cell: str, options: dict[str, Any]) -> nn.RNNBase:
+    """In evaluation mode; no parameter is zero or one, as some begin."""
+    layer = make(cell, I, **{"hidden_size": H, **options}).eval()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return layer
+
+
+class VariantCalls(nn.Module):
+    """Layers with variants, each called with and without state and lengths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(with_variants(cell, options) for cell, options in VARIANTS)
+        self.names: list[str] = []
+
+    def forward(self, x: Tensor, lengths: Tensor) -> list[Tensor]:
+        outputs: list[Tensor] = []
+        self.names.clear()
+        for layer in self.layers:
+            given = x.transpose(0, 1) if layer.batch_first else x
+            y, state = layer(given)
+            for result in ((y, state), layer(given, state, lengths=lengths)):
+                found = flat(result)
+                outputs.extend(found)
+                self.names.extend(f"{i} of {layer}" for i in range(len(found)))
+        return outputs
+
+
+def flat(result: Any) -> list[Tensor]:
+    if isinstance(result, Tensor):
+        return [result]
+    return [tensor for part in result for tensor in flat(part)]
+
+
+def test_every_variant_that_has_an_operator(tmp_path: Path) -> None:
+    model, path = VariantCalls().eval(), tmp_path / "model.onnx"
+
+    def arguments(T: int, B: int) -> tuple[Tensor, Tensor]:
+        lengths = torch.randint(0, T + 1, (B,))
+        lengths[-1] = 0
+        return 2 * torch.randn(T, B, I), lengths
+
+    program = s2s.onnx.export(
+        model,
+        arguments(5, 2),
+        path,
+        dynamic_shapes={"x": {0: "T", 1: "B"}, "lengths": {0: "B"}},
+        verbose=False,
+    )
+    found = operators(program)
+    directions = sum(la.num_layers * (2 if la.bidirectional else 1) for la in model.layers)
+    assert found["LSTM"] + found["GRU"] + found["RNN"] == 2 * directions
+    assert not found["MatMul"]  # the input's products are the operators'
+    onnx.checker.check_model(path, full_check=True)
+    for T, B in SIZES:
+        given = arguments(T, B)
+        with torch.no_grad():
+            expected = model(*given)
+        assert_same(run(path, given), expected, model.names)
+
+
+def test_cells_and_calls_of_the_operator(tmp_path: Path) -> None:
+    """Gates that no linear layer gave, at which the operator's own weights are the identity."""
+
+    class Calls(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = s2s.LSTMCell(I, H, peephole=True, coupled=True)
+            self.gru = s2s.GRUCell(I, H, hard_sigmoid=True, learn_initial_state=True)
+            self.w_hh = nn.Parameter(torch.randn(3 * H, H))
+            self.b_hn = nn.Parameter(torch.randn(H))
+
+        def forward(self, x: Tensor, gates: Tensor, h: Tensor, c: Tensor) -> list[Tensor]:
+            direct = recurrence(gates, self.w_hh, cell="gru", b_hn=self.b_hn, reverse=True)
+            return [*self.lstm(x), *self.lstm(x, (h, c)), self.gru(x), direct[0], direct[2]]
+
+    model, path = Calls().eval(), tmp_path / "model.onnx"
+    given = torch.randn(2, I), torch.randn(5, 2, 3 * H), torch.randn(2, H), torch.randn(2, H)
+    s2s.onnx.export(model, given, path, verbose=False)
+    with torch.no_grad():
+        expected = model(*given)
+    assert_same(run(path, given), expected, range(len(expected)))
+
+
 def test_float64_in_the_standards_own_evaluator(tmp_path: Path) -> None:
     """onnxruntime has no recurrent operators in float64, and the evaluator no relu in them."""
     names = [name for name in NAMES if name != "rnn_relu"]
@@ -200,6 +307,27 @@ def test_the_weights_are_in_the_file_once_and_in_order(tmp_path: Path) -> None:
     with torch.no_grad():
         y, (h_n, c_n) = layer(x)
     assert_same(run(path, [x]), [y, h_n, c_n], ["y", "h_n", "c_n"])
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_the_weights_of_variants_are_in_the_file_once_and_in_order(
+    cell: str, tmp_path: Path
+) -> None:
+    options = {"peephole": True} if cell == "lstm" else {"hard_sigmoid": True}
+    layer, path = make(cell, 64, 128, 2, **options).eval(), tmp_path / "model.onnx"
+    program = s2s.onnx.export(
+        layer, (torch.randn(5, 2, 64),), path, dynamic_shapes=({0: "T", 1: "B"},), verbose=False
+    )
+    name, states = cell.upper(), 2 if cell == "lstm" else 1
+    left = Counter(node.op_type for node in program.model.graph)
+    assert left.pop(name) == 2
+    assert set(left) <= {"Squeeze", "Unsqueeze", "Concat"}
+    size = sum(weight.nbytes for weight in layer.parameters())
+    assert size < path.stat().st_size < size + 16_000
+    x = torch.randn(7, 3, 64)
+    with torch.no_grad():
+        expected = flat(layer(x))
+    assert_same(run(path, [x]), expected, range(1 + states))
 
 
 def test_the_table_serves_torchs_own_function(tmp_path: Path) -> None:
@@ -259,7 +387,26 @@ REFUSED: list[tuple[nn.Module, dict[str, Any], str]] = [
         {"resets": torch.zeros(5, 2, dtype=torch.bool)},
         "resets: ONNX's GRU cannot zero the state in mid-sequence",
     ),
-    (s2s.LSTM(I, H, layer_norm=True).eval(), {}, "layers with variants"),
+    (s2s.LSTM(I, H, layer_norm=True).eval(), {}, "layer_norm: ONNX's LSTM does not normalize"),
+    (s2s.GRU(I, H, layer_norm=True).eval(), {}, "layer_norm: ONNX's GRU"),
+    (s2s.RNN(I, H, zoneout=0.1).eval(), {}, "zoneout: ONNX's RNN does not mix"),
+    (s2s.LSTM(I, H, zoneout=(0.0, 0.1)).eval(), {}, "zoneout: ONNX's LSTM"),
+    (s2s.LSTM(I, H, cell_clip=1.0).eval(), {}, "cell_clip: ONNX's LSTM clips the sums"),
+    (s2s.LSTM(I, H, return_cells=True).eval(), {}, "return_cells: ONNX's LSTM returns the last"),
+    (s2s.LSTM(I, H, peephole=True, proj_size=2).eval(), {}, "proj_size"),
+    (
+        s2s.GRU(I, H, hard_sigmoid=True).eval(),
+        {"resets": torch.zeros(5, 2, dtype=torch.bool)},
+        "resets: ONNX's GRU cannot zero",
+    ),
+    (s2s.GRU(I, H, recurrent_dropout=0.1), {}, r"recurrent_dropout: .* call model.eval\(\)"),
+    (
+        s2s.LSTM(I, H, recurrent_dropout=0.1, recurrent_dropout_kind="candidate"),
+        {},
+        "recurrent_dropout: ONNX's LSTM has none",
+    ),
+    (s2s.LSTM(I, H, weight_drop=0.1), {}, r"weight_drop: .* call model.eval\(\)"),
+    (s2s.GRU(I, H, proj_size=2).eval(), {}, "proj_size: ONNX's GRU has no projection"),
     (s2s.RNN(I, H, 2, dropout=0.5), {}, r"dropout: ONNX's RNN .* call model.eval\(\)"),
 ]
 

@@ -228,45 +228,83 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
-def haste_lstm(x: np.ndarray, w: dict[str, np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+def normalized(v: np.ndarray, gain: Any) -> np.ndarray:
+    return gain * (v - v.mean(-1, keepdims=True)) / np.sqrt(v.var(-1, keepdims=True) + 1e-5)
+
+
+def haste_lstm(x: np.ndarray, w: dict[str, np.ndarray], zoneout: float = 0.0) -> Any:
+    """``y, states``, of the layer with layer normalization if its gains are there."""
+    norm = "gamma" in w
     h = c = np.zeros((B, H))
     y = []
     for x_t in x:
-        v = x_t @ w["kernel"] + h @ w["recurrent_kernel"] + w["bias"]
-        i, g, f, o = np.split(v, 4, axis=1)
+        Wx, Rh = x_t @ w["kernel"], h @ w["recurrent_kernel"]
+        if norm:
+            Wx, Rh = normalized(Wx, w["gamma"][0]), normalized(Rh, w["gamma"][1])
+        i, g, f, o = np.split(Wx + Rh + w["bias"], 4, axis=1)
         c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-        h = sigmoid(o) * np.tanh(c)
+        seen = normalized(c, w["gamma_h"]) + w["beta_h"] if norm else c
+        h = zoneout * h + (1 - zoneout) * sigmoid(o) * np.tanh(seen)
         y.append(h)
     return np.stack(y), [h, c]
 
 
-def haste_gru(x: np.ndarray, w: dict[str, np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+def haste_gru(x: np.ndarray, w: dict[str, np.ndarray], zoneout: float = 0.0) -> Any:
     h = np.zeros((B, H))
     y = []
     for x_t in x:
-        z_x, r_x, g_x = np.split(x_t @ w["kernel"] + w["bias"], 3, axis=1)
-        z_h, r_h, g_h = np.split(h @ w["recurrent_kernel"] + w["recurrent_bias"], 3, axis=1)
+        Wx, Rh = x_t @ w["kernel"], h @ w["recurrent_kernel"]
+        if "gamma" in w:
+            Wx, Rh = normalized(Wx, w["gamma"][0]), normalized(Rh, w["gamma"][1])
+        z_x, r_x, g_x = np.split(Wx + w["bias"], 3, axis=1)
+        z_h, r_h, g_h = np.split(Rh + w["recurrent_bias"], 3, axis=1)
         z = sigmoid(z_x + z_h)
-        h = z * h + (1 - z) * np.tanh(g_x + sigmoid(r_x + r_h) * g_h)
+        new = z * h + (1 - z) * np.tanh(g_x + sigmoid(r_x + r_h) * g_h)
+        h = zoneout * h + (1 - zoneout) * new
         y.append(h)
     return np.stack(y), [h]
 
 
-def test_haste() -> None:
-    for cls, step, G, names in (
-        (s2s.LSTM, haste_lstm, 4, ["bias"]),
-        (s2s.GRU, haste_gru, 3, ["bias", "recurrent_bias"]),
-    ):
-        weights = {"kernel": array(I, G * H), "recurrent_kernel": array(H, G * H)}
-        weights = {k: w.astype("d") for k, w in weights.items()}
-        weights |= {name: array(G * H).astype("d") for name in names}
-        x = array(T, B, I).astype("d")
-        expected, expected_states = step(x, weights)
-        for given in (weights, list(weights.values()), {k: weights[k] for k in sorted(weights)}):
-            y, hx = cls.from_weights(given, "haste")(torch.from_numpy(x))
-            assert_close(y, expected)
-            for a, b in zip(states(hx), expected_states, strict=True):
-                assert_close(a[0], b)
+def haste_weights(cls: type[Any], norm: bool) -> dict[str, np.ndarray]:
+    """In the order in which haste's layers list them."""
+    G, lstm = (4, True) if cls is s2s.LSTM else (3, False)
+    sizes = {"kernel": (I, G * H), "recurrent_kernel": (H, G * H), "bias": (G * H,)}
+    sizes |= {} if lstm else {"recurrent_bias": (G * H,)}
+    if norm:
+        sizes |= {"gamma": (2, G * H)} | ({"gamma_h": (H,), "beta_h": (H,)} if lstm else {})
+    return {name: array(*size).astype("d") for name, size in sizes.items()}
+
+
+@pytest.mark.parametrize("zoneout", [0.0, 0.3])
+@pytest.mark.parametrize("norm", [False, True], ids=["plain", "normalized"])
+@pytest.mark.parametrize(("cls", "equations"), [(s2s.LSTM, haste_lstm), (s2s.GRU, haste_gru)])
+def test_haste(cls: Any, equations: Any, norm: bool, zoneout: float) -> None:
+    weights = haste_weights(cls, norm)
+    x = array(T, B, I).astype("d")
+    expected, expected_states = equations(x, weights, zoneout)
+    options = {"zoneout": zoneout, "weight_drop": 0.5} if zoneout else {}
+    for given in (weights, list(weights.values()), {k: weights[k] for k in sorted(weights)}):
+        layer = cls.from_weights(given, "haste", **options).eval()
+        y, hx = layer(torch.from_numpy(x))
+        torch.testing.assert_close(y, torch.from_numpy(expected), rtol=0, atol=1e-12)
+        for a, b in zip(states(hx), expected_states, strict=True):
+            torch.testing.assert_close(a[0], torch.from_numpy(b), rtol=0, atol=1e-12)
+    [back] = layer.to_weights("haste")
+    for w, given in zip(back, weights.values(), strict=True):
+        assert np.array_equal(w.detach().numpy(), given)
+        w.zero_()  # a copy
+    assert torch.equal(layer(torch.from_numpy(x))[0], y)
+
+
+def test_a_stack_of_normalized_layers_of_haste() -> None:
+    first = haste_weights(s2s.LSTM, True)
+    second = haste_weights(s2s.LSTM, True) | {"kernel": array(H, 4 * H).astype("d")}
+    x = array(T, B, I).astype("d")
+    layer = s2s.LSTM.from_weights([first, second], "haste")
+    expected, _ = haste_lstm(haste_lstm(x, first)[0], second)
+    assert_close(layer(torch.from_numpy(x))[0], expected)
+    with pytest.raises(ValueError, match=r"weights\[1\]: every layer must hold the same arrays"):
+        s2s.LSTM.from_weights([first, haste_weights(s2s.LSTM, False)], "haste")
 
 
 # There and back.
@@ -347,7 +385,7 @@ def test_subclasses_make_themselves() -> None:
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 def test_the_examples_of_the_page_run() -> None:
     examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    assert len(examples) == 4
+    assert len(examples) == 5
     names: dict[str, Any] = {}
     for example in examples:
         exec(example, names)
@@ -370,7 +408,8 @@ BAD: list[tuple[Any, Any, str, dict[str, Any], str]] = [
     (s2s.LSTM, [K], "keras", {}, "weights must be kernel, .* the same again .*; got 1 arrays"),
     (s2s.LSTM, [], "keras", {}, "weights must be kernel, .* got 0 arrays"),
     (s2s.LSTM, [K] * 5, "keras", {}, "got 5 arrays"),
-    (s2s.LSTM, [K, R, BIAS] * 2, "haste", {}, "bias, but nothing .*; got 6 arrays"),
+    (s2s.LSTM, [K, R, BIAS] * 2, "haste", {}, "gamma must have the shape"),
+    (s2s.LSTM, [K, R, BIAS] * 3, "haste", {}, "bias, and then, .*, gamma, .*; got 9 arrays"),
     (s2s.GRU, [GK, GR, BIAS], "haste", {}, "bias, recurrent_bias, .*; got 3 arrays"),
     (s2s.LSTM, {"kernel": K, "bias": BIAS}, "haste", {}, "weights must hold .* got kernel, bias"),
     (
@@ -378,7 +417,28 @@ BAD: list[tuple[Any, Any, str, dict[str, Any], str]] = [
         {"kernel": K, "recurrent_kernel": R, "bias": BIAS, "gamma": BIAS},
         "haste",
         {},
+        "weights must hold .* and then, where it normalizes, gamma, gamma_h, beta_h; got .*, gamma",
+    ),
+    (
+        s2s.LSTM,
+        {"kernel": K, "recurrent_kernel": R, "bias": BIAS, "gamma": BIAS},
+        "keras",
+        {},
         "weights must hold kernel, .* but nothing of .* layer normalisation; got .*, bias, gamma",
+    ),
+    (
+        s2s.LSTM,
+        [K, R, BIAS, BIAS, torch.ones(H), torch.ones(H)],
+        "haste",
+        {},
+        r"gamma must have the shape \(2, 20\), got \(20,\)",
+    ),
+    (
+        s2s.GRU,
+        [GK, GR, torch.zeros(3 * H), torch.zeros(3 * H), torch.ones(2, 4 * H)],
+        "haste",
+        {},
+        r"gamma must have the shape \(2, 15\), got \(2, 20\)",
     ),
     (s2s.LSTM, K, "keras", {}, "weights must be a list or a mapping of arrays, got Tensor"),
     (s2s.LSTM, [K, "R"], "keras", {}, "weights: recurrent_kernel must be a tensor .* got str"),
@@ -426,3 +486,25 @@ def test_layers_that_no_layout_has() -> None:
         s2s.LSTM(I, H).to_weights("caffe")
     with pytest.raises(ValueError, match="has no layer of two directions"):
         s2s.LSTM(I, H, bidirectional=True).to_weights("haste")
+    [[*_, bias]] = s2s.LSTM(I, H, forget_bias=2.0).to_weights("keras")  # that is in the weights
+    assert torch.all(bias[H : 2 * H] == 2)
+    with pytest.raises(ValueError, match="has layers of one size, got hidden_size=\\(4, 2\\)"):
+        s2s.LSTM(I, [4, 2]).to_weights("haste")
+
+
+@pytest.mark.parametrize(
+    ("layout", "cls", "options", "message"),
+    [
+        ("keras", s2s.GRU, {"layer_norm": True}, "'keras' has no layer with layer_norm=True"),
+        ("onnx", s2s.LSTM, {"zoneout": 0.1}, r"'onnx' has no layer with zoneout=\(0.1, 0.0\)"),
+        ("haste", s2s.LSTM, {"zoneout": (0.1, 0.1)}, "'haste' has zoneout of h alone"),
+        ("haste", s2s.LSTM, {"peephole": True}, "'haste' has no layer with peephole=True"),
+        ("haste", s2s.GRU, {"layer_norm": True, "bias": False}, "with biases alone"),
+        ("haste", s2s.GRU, {"layer_norm": True, "reset_after": False}, "has no GRU with"),
+    ],
+)
+def test_variants_that_a_layout_has_not(
+    layout: str, cls: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        cls(I, H, **options).to_weights(layout)

@@ -360,33 +360,3 @@ def test_the_operator_refuses_what_was_not_packed_for_it() -> None:
         prepack([weights[0], weights[0]])
     with pytest.raises(RuntimeError, match="weights: expected 2 to 5 tensors"):
         prepack(weights[:1])
-
-
-def test_layers_with_variants_are_left_and_named() -> None:
-    plain, x = fused.GRU(5, 7).eval(), torch.randn(6, 3, 5)
-    layers = {
-        "norm": fused.LSTM(5, 7, layer_norm=True),
-        "coupled": fused.LSTM(5, 7, coupled=True),
-        "sizes": fused.RNN(5, [7, 3]),
-        "cell": fused.GRUCell(5, 7, zoneout=0.1),
-    }
-    for layer in layers.values():
-        layer.eval()
-    inputs = [x, x, x, x[0]]
-    expected = [run(layer, x)[0] for layer, x in zip(layers.values(), inputs, strict=True)]
-    model = nn.ModuleDict({"plain": plain, **layers})
-    with pytest.warns(UserWarning, match=r"prepack left these layers as they are:") as caught:
-        s2s.prepack(model, torch.int8)
-    for words in (
-        "norm: weights of a layer with layer_norm=True have no packed form",
-        "coupled: weights of a layer with coupled=True",
-        "sizes: weights of a layer with a list of hidden sizes",
-        "cell: weights of a layer with zoneout=(0.1, 0.0)",
-    ):
-        assert words in str(caught[0].message)
-    assert is_in_use(plain)
-    found = [run(layer, x)[0] for layer, x in zip(layers.values(), inputs, strict=True)]
-    assert_equal(found, expected)
-    s2s.unpack(model)
-    with pytest.raises(ValueError, match="got none but layers with variants in LSTM"):
-        s2s.prepack(layers["norm"])

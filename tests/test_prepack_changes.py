@@ -95,14 +95,18 @@ def by_strides(layer: nn.Module) -> None:
 CHANGES = [value for name, value in list(globals().items()) if name.startswith("by_")]
 
 
+@pytest.mark.parametrize("layer_norm", [False, True], ids=["plain", "layer_norm"])
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("change", CHANGES, ids=[c.__name__ for c in CHANGES])
-def test_the_next_call_notices(change: Callable[[nn.Module], None], dtype: Any) -> None:
-    layer = s2s.prepack(fused.LSTM(40, 48, 2), dtype)
+def test_the_next_call_notices(
+    change: Callable[[nn.Module], None], dtype: Any, layer_norm: bool
+) -> None:
+    variants = {"layer_norm": True} if layer_norm else {}
+    layer = s2s.prepack(fused.LSTM(40, 48, 2, **variants), dtype)
     before = run(layer, X)
     change(layer)
     found = run(layer, X)
-    fresh = fused.LSTM(40, 48, 2)
+    fresh = fused.LSTM(40, 48, 2, **variants)
     fresh.load_state_dict(layer.state_dict())
     assert_equal(found, run(s2s.prepack(fresh, dtype), X))
     assert not torch.equal(found[0], before[0])

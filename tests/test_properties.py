@@ -24,7 +24,7 @@ def layers(draw: st.DrawFn, *, bidirectional: bool | None = None) -> nn.RNNBase:
     cell = draw(st.sampled_from(NAMES))
     hidden_size = draw(st.integers(1, 9))
     options: dict[str, Any] = {}
-    if cell == "lstm" and hidden_size > 1 and draw(st.booleans()):
+    if cell != "gru_reset_before" and hidden_size > 1 and draw(st.booleans()):
         options["proj_size"] = draw(st.integers(1, hidden_size - 1))
     torch.manual_seed(draw(st.integers(0, 2**20)))
     return make(

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from variant_cases import (
     FORMS,
-    LSTMS,
     call,
     has,
+    has_cell,
     in_float64,
     leaves_of,
     outputs_of,
@@ -126,7 +126,7 @@ def test_operator_keeps_the_rules_of_torch(cell: str) -> None:
         tensors = operator.Tensors(
             **{k: v for k, v in arguments.items() if k in operator.Tensors._fields}
         )
-        full = (*tensors, *options, True, cell in LSTMS)
+        full = (*tensors, *options, True, has_cell(cell, "projected" in variants))
         torch.library.opcheck(torch.ops.seq2seq_ext.recurrence.default, full)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,15 @@ from torch.nn.functional import layer_norm, linear
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import seq2seq_ext
-from seq2seq_ext import reference
+from seq2seq_ext import functional, reference
 from seq2seq_ext.variants import Variant
 
 LAYERS = {"LSTM": seq2seq_ext.LSTM, "GRU": seq2seq_ext.GRU, "RNN": seq2seq_ext.RNN}
+CELLS: dict[str, Any] = {
+    "LSTM": seq2seq_ext.LSTMCell,
+    "GRU": seq2seq_ext.GRUCell,
+    "RNN": seq2seq_ext.RNNCell,
+}
 # One setting of each, and whether it draws numbers while training.
 SETTINGS: list[tuple[dict[str, Any], bool]] = [
     ({"layer_norm": True}, False),
@@ -32,12 +38,14 @@ SETTINGS: list[tuple[dict[str, Any], bool]] = [
     ({"zoneout": (0.2, 0.3)}, True),
     ({"peephole": True}, False),
     ({"cell_clip": 0.5}, False),
+    ({"proj_size": 3}, False),
     ({"proj_clip": 0.1, "proj_size": 3}, False),
+    ({"proj_size": 3, "zoneout": 0.3, "layer_norm": True}, True),
     ({"coupled": True}, False),
     ({"forget_bias": 1.0}, False),
     ({"return_cells": True}, False),
 ]
-FOR_LSTMS = ("peephole", "cell_clip", "proj_clip", "coupled", "forget_bias", "return_cells")
+FOR_LSTMS = ("peephole", "cell_clip", "coupled", "forget_bias", "return_cells")
 
 
 def layers() -> list[Any]:
@@ -142,7 +150,7 @@ def test_is_copied_stored_and_told(kind: str, settings: dict[str, Any], noisy: b
     other.load_state_dict(layer.state_dict())
     equal(other(x), wanted)
     for name in settings:
-        if name not in ("proj_size", "recurrent_dropout_kind"):
+        if name != "recurrent_dropout_kind":
             assert f"{name}=" in repr(layer)
     assert isinstance(layer, getattr(nn, kind))
 
@@ -176,6 +184,106 @@ def test_layer_norm_is_that_of_the_paper() -> None:
         h = o.sigmoid() * layer_norm(c, (3,), layer.norm_c_l0, layer.bias_c_l0).tanh()
     output, (h_n, c_n) = layer(x)
     equal((output[-1], h_n[0], c_n[0]), (h, h, c))
+
+
+def test_a_projected_gru_keeps_its_state_and_reads_the_projected_one() -> None:
+    layer = make("GRU", {}, 4, 5, 2, proj_size=3, zoneout=0.25).eval()
+    x = torch.randn(6, 2, 4, dtype=torch.float64)
+    h_0 = torch.randn(2, 2, 5, dtype=torch.float64)
+    given, h_n = x, []
+    for k in range(2):
+        w_ih, w_hh, b_ih, b_hh, w_hr = layer.all_weights[k]
+        h, outputs = h_0[k], []
+        for t in range(6):
+            x_r, x_z, x_n = linear(given[t], w_ih, b_ih).chunk(3, 1)
+            p_r, p_z, p_n = linear(linear(h, w_hr), w_hh, b_hh).chunk(3, 1)
+            z = (x_z + p_z).sigmoid()
+            n = (x_n + (x_r + p_r).sigmoid() * p_n).tanh()
+            h = 0.25 * h + 0.75 * ((1 - z) * n + z * h)
+            outputs.append(linear(h, w_hr))
+        given = torch.stack(outputs)
+        h_n.append(h)
+    equal(layer(x, h_0), (given, torch.stack(h_n)))
+    assert {name: tuple(p.shape) for name, p in layer.named_parameters() if "_l1" in name} == {
+        "weight_ih_l1": (15, 3),
+        "weight_hh_l1": (15, 3),
+        "bias_ih_l1": (15,),
+        "bias_hh_l1": (15,),
+        "weight_hr_l1": (3, 5),
+    }
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+def test_a_projected_rnn_carries_the_projected_state(nonlinearity: str) -> None:
+    layer = make("RNN", {}, 4, 5, proj_size=3, nonlinearity=nonlinearity)
+    w_ih, w_hh, b_ih, b_hh, w_hr = layer.parameters()
+    x = torch.randn(6, 2, 4, dtype=torch.float64)
+    h, outputs = torch.randn(2, 3, dtype=torch.float64), []
+    h_0 = h.unsqueeze(0)
+    for t in range(6):
+        total = linear(x[t], w_ih, b_ih) + linear(h, w_hh, b_hh)
+        h = linear(getattr(torch, nonlinearity)(total), w_hr)
+        outputs.append(h)
+    equal(layer(x, h_0), (torch.stack(outputs), h.unsqueeze(0)))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_projections_with_all_else(kind: str) -> None:
+    """Second derivatives, lengths of zero and a size for each layer."""
+    layer = make(kind, {}, 3, [5, 4], proj_size=2, bidirectional=True, layer_norm=True)
+    x = torch.randn(3, 3, 3, dtype=torch.float64, requires_grad=True)
+    lengths = torch.tensor([3, 0, 2])
+    features = [(2, 2), (5, 4)] if kind == "LSTM" else [(5, 4) if kind == "GRU" else (2, 2)]
+    state = [[torch.randn(2, 3, H, dtype=torch.float64) for H in sizes] for sizes in features]
+    output, end = layer(x, state if kind == "LSTM" else state[0], lengths=lengths)
+    assert output.shape == (3, 3, 4)
+    assert not output[:, 1].any()
+    for given, last in zip(flat(state), flat(end), strict=True):
+        assert last.shape == given.shape
+        assert torch.equal(last[:, 1], given[:, 1])
+
+    def run(x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        hx: Any = state if kind != "LSTM" else (state[:2], state[2:])
+        return tuple(flat(layer(x, hx, lengths=lengths)))
+
+    leaves = (x, *(s.requires_grad_() for s in flat(state)))
+    assert torch.autograd.gradcheck(run, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", ["GRU", "RNN"])
+def test_functions_take_the_weights_of_a_projected_layer(kind: str, bias: bool) -> None:
+    layer = make(kind, {}, 4, 5, 2, bias=bias, proj_size=3, bidirectional=True)
+    function = getattr(functional, kind.lower())
+    weights, x = list(layer.parameters()), torch.randn(6, 2, 4, dtype=torch.float64)
+    options = {"num_layers": 2, "bidirectional": True}
+    equal(function(x, None, weights, **options), layer(x))
+    narrow = [*weights[:-1], weights[-1][:, :4]]
+    place = len(weights) - 1
+    with pytest.raises(
+        RuntimeError, match=rf"weights\[{place}\] must have size \(3, 5\), got \(3, 4\)"
+    ):
+        function(x, None, narrow, **options)
+    if kind == "GRU":
+        with pytest.raises(ValueError, match="w_hr is for a GRU with reset_after=True"):
+            function(x, None, weights, reset_after=False, **options)
+
+
+@pytest.mark.parametrize("kind", ["GRU", "RNN"])
+def test_a_projected_layer_names_a_state_of_the_wrong_size(kind: str) -> None:
+    layer = make(kind, {}, 4, 5, proj_size=3)
+    x, features = torch.zeros(2, 1, 4, dtype=torch.float64), 5 if kind == "GRU" else 3
+    with pytest.raises(
+        RuntimeError, match=rf"Expected hidden size \(1, 1, {features}\), got \[1, 1, 4\]"
+    ):
+        layer(x, torch.zeros(1, 1, 4, dtype=torch.float64))
+    cell = CELLS[kind](4, 5, proj_size=3)
+    with pytest.raises(RuntimeError, match=f"inconsistent hidden_size: got 4, expected {features}"):
+        cell(torch.zeros(1, 4), torch.zeros(1, 4))
+    for proj_size in (-1, 5):
+        with pytest.raises(ValueError, match="smaller than hidden_size 5, got"):
+            CELLS[kind](4, 5, proj_size=proj_size)
 
 
 def test_return_cells_gives_c_of_every_step_and_its_gradient() -> None:
@@ -289,6 +397,13 @@ def test_zoneout_expects_while_evaluating() -> None:
         ("LSTM", {"recurrent_dropout_kind": "both"}, "must be 'state' or 'candidate', got 'both'"),
         ("LSTM", {"cell_clip": 0.0}, "cell_clip must be a positive number or None, got 0.0"),
         ("LSTM", {"proj_clip": 1.0}, "proj_clip is for a layer with proj_size"),
+        ("GRU", {"proj_clip": 1.0}, "proj_clip is for a layer with proj_size"),
+        ("RNN", {"proj_size": 6}, "proj_size has to be smaller than hidden_size"),
+        (
+            "GRU",
+            {"proj_size": 2, "reset_after": False},
+            "reset_after=True, got proj_size=2 and reset_after=False",
+        ),
         ("LSTM", {"forget_bias": 1.0, "bias": False}, "forget_bias is for a layer with biases"),
         ("LSTM", {"residual": -1}, "residual must be a bool or the number of a layer"),
         ("GRU", {"peephole": True}, "peephole is for an LSTM"),
@@ -324,20 +439,15 @@ def test_bad_sizes_are_named(sizes: list[int], num_layers: int, message: str) ->
         layer(torch.zeros(2, 1, 3), [torch.zeros(1, 1, 3)] * 2)
 
 
-def test_other_layouts_have_plain_layers_only() -> None:
-    with pytest.raises(
-        ValueError, match=r"layout 'keras' has plain layers only, got LSTM\(3, 4, peep"
-    ):
-        seq2seq_ext.LSTM(3, 4, peephole=True).to_weights("keras")
-
-
 def test_torch_has_no_counterpart_to_restore() -> None:
     model = nn.Sequential(
-        seq2seq_ext.LSTM(3, 4, peephole=True), seq2seq_ext.GRUCell(3, 4, zoneout=0.1)
+        seq2seq_ext.LSTM(3, 4, peephole=True),
+        seq2seq_ext.GRUCell(3, 4, zoneout=0.1),
+        seq2seq_ext.GRU(3, 4, proj_size=2),
     )
     report: list[Any] = []
     seq2seq_ext.restore_modules(model, report=report)
-    assert [item.reason for item in report] == ["torch.nn has no layers with variants"] * 2
+    assert [item.reason for item in report] == ["torch.nn has no layers with variants"] * 3
     assert type(model[0]) is seq2seq_ext.LSTM
 
 
@@ -347,11 +457,11 @@ def test_unknown_settings_are_refused() -> None:
     assert Variant() == Variant(zoneout=(0, 0))
 
 
+@pytest.mark.parametrize("proj_size", [0, 3])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_compiles_without_a_break(kind: str) -> None:
-    layer = make(
-        kind, {"layer_norm": True, "zoneout": 0.1}, bidirectional=True, dtype=torch.float32
-    )
+def test_compiles_without_a_break(kind: str, proj_size: int) -> None:
+    settings = {"layer_norm": True, "zoneout": 0.1, "proj_size": proj_size}
+    layer = make(kind, settings, bidirectional=True, dtype=torch.float32)
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
     for T, B in ((5, 3), (7, 2)):
         x = torch.randn(T, B, 6, requires_grad=True)
@@ -366,12 +476,7 @@ def test_compiles_without_a_break(kind: str) -> None:
 
 # ---- cells ---------------------------------------------------------------------------------------
 
-CELLS: dict[str, Any] = {
-    "LSTM": seq2seq_ext.LSTMCell,
-    "GRU": seq2seq_ext.GRUCell,
-    "RNN": seq2seq_ext.RNNCell,
-}
-LAYERS_ONLY = ("residual", "return_cells", "proj_clip")
+LAYERS_ONLY = ("residual", "return_cells")
 
 
 @each_layer
@@ -393,11 +498,16 @@ def test_a_cell_takes_the_steps_of_its_layer(
     weights = layer.state_dict()
     cell.load_state_dict({name: weights[_of_layer(name)] for name in cell.state_dict()})
     x = torch.randn(5, 3, 4, dtype=torch.float64)
+    # A GRU's cell with a projection returns what its layer does; all others the state.
+    two_results = kind == "GRU" and "proj_size" in settings
     state = None
     for t in range(5):
-        state = cell(x[t], state)
-    equal(state, [s[0] for s in flat(layer(x)[1])])
-    equal(cell(x[0, 0]), [s[0, 0] for s in flat(layer(x[:1])[1])])
+        result = cell(x[t], state)
+        state = result[1] if two_results else result
+    output, end = layer(x)
+    equal(result, [output[-1], end[0]] if two_results else [s[0] for s in flat(end)])
+    first = layer(x[:1, 0])
+    equal(cell(x[0, 0]), [s[0] for s in flat(first if two_results else first[1])])
     cell.train()
     once, again = (flat(cell(x[0], state))[0] for _ in range(2))
     assert torch.equal(once, again) == (not noisy)
@@ -407,15 +517,22 @@ def _of_layer(name: str) -> str:
     return name if name in ("h_0", "c_0") else f"{name}_l0"
 
 
-# ---- the page ------------------------------------------------------------------------------------
+# ---- the pages -----------------------------------------------------------------------------------
 
-PAGE = Path(__file__).parent.parent / "docs" / "variants.md"
+PAGES = sorted((Path(__file__).parents[1] / "docs" / "variants").glob("*.md"))
 
 
-@pytest.mark.skipif(not PAGE.exists(), reason="the docs are not beside the tests")
-def test_the_examples_of_the_page_run() -> None:
-    examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
-    assert len(examples) > 5
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_examples_of_a_page_run(page: Path) -> None:
+    examples = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    assert examples
     names: dict[str, Any] = {}
     for example in examples:
         exec(example, names)
+
+
+@pytest.mark.skipif(not PAGES, reason="the docs are not beside the tests")
+def test_the_overview_names_every_setting() -> None:
+    overview = next(page for page in PAGES if page.stem == "README").read_text()
+    settings = {field.name for field in fields(Variant)} - {"recurrent_dropout_kind"}
+    assert {name for name in settings if f"`{name}" not in overview} == set()

@@ -31,10 +31,15 @@ def has(cell: str, variant: str) -> bool:
     if variant in ("peephole", "cell_clip"):
         return cell in LSTMS
     if variant == "projected":
-        return not cell.startswith("gru")
+        return cell != "gru_reset_before"
     if variant == "candidate":
         return not cell.startswith("rnn")
     return True
+
+
+def has_cell(cell: str, projected: bool) -> bool:
+    """Whether the cell carries c beside h."""
+    return cell in LSTMS or (cell == "gru" and projected)
 
 
 def singles_and_pairs(cell: str) -> list[tuple[str, ...]]:
@@ -59,7 +64,7 @@ def call(
     def draw(*size: int) -> Tensor:
         return (0.6 * torch.randn(size, dtype=torch.float64)).to(dtype).requires_grad_()
 
-    G, lstm = GATES[cell], cell in LSTMS
+    G, lstm, with_cell = GATES[cell], cell in LSTMS, has_cell(cell, "projected" in variants)
     P = max(1, 2 * H // 3) if "projected" in variants else H
     found: dict[str, Any] = {"cell": cell, "h_0": draw(B, P), "w_hh": draw(G * H, P)}
     rows: tuple[int, ...] = (T, B)
@@ -73,7 +78,7 @@ def call(
         found["resets"] = torch.rand(rows) < 0.3
     found["reverse"] = form == "reverse"
     found["x"] = draw(*rows, G * H)
-    if lstm:
+    if with_cell:
         found["c_0"] = draw(B, H)
     if cell == "gru":
         found["b_hn"] = draw(H)
@@ -83,7 +88,7 @@ def call(
             if lstm:
                 found["norm_c"], found["bias_c"] = draw(H), draw(H)
         elif variant == "noise" or variant == "expected":
-            found.update(zoneout_h=0.3, zoneout_c=0.2 if lstm else 0.0)
+            found.update(zoneout_h=0.3, zoneout_c=0.2 if with_cell else 0.0)
         elif variant == "candidate":
             found["candidate_dropout"] = 0.25
         elif variant == "state_mask":
@@ -115,9 +120,9 @@ def in_float64(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def outputs_of(run: Any, arguments: dict[str, Any]) -> list[Tensor]:
     """All outputs that there are, c of every step among them."""
-    options = (
-        {"return_cells": arguments["cell"] in LSTMS} if run.__module__.endswith("operator") else {}
-    )
+    options = {}
+    if run.__module__.endswith("operator"):
+        options["return_cells"] = has_cell(arguments["cell"], "w_hr" in arguments)
     return [output for output in run(**arguments, **options) if output is not None]
 
 

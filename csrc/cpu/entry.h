@@ -21,13 +21,8 @@ static auto with_cell(Cell cell, const Call& call) {
 // Calls with the cell and the storage of packed weights as types.
 template <typename T, typename Call>
 static auto with_storage(Cell cell, WeightType type, const Call& call) {
-  return with_cell<T>(cell, [&](auto c) {
-    if constexpr (std::is_same_v<T, float>) {
-      if (type == WeightType::kBf16) return call(c, Bf16{});
-      if (type == WeightType::kInt8) return call(c, Int8{});
-    }
-    return call(c, T{});
-  });
+  return with_cell<T>(
+      cell, [&](auto c) { return with_type<T>(type, [&](auto s) { return call(c, s); }); });
 }
 
 template <typename T>
@@ -119,6 +114,16 @@ static void recurrence(const Planned<Call>& f, const Member& member, void* works
 }
 
 template <typename T>
+static size_t linear_workspace(const Linear<T>& f) {
+  return linear<T>(f, nullptr, nullptr);
+}
+
+template <typename T>
+static void run_linear(const Linear<T>& f, const Member& member, void* workspace) {
+  linear<T>(f, &member, workspace);
+}
+
+template <typename T>
 static void map(int function, int64_t n, const T* x, T* y) {
   for (int64_t i = 0; i < n; i += kLanes<T>) {
     const Vec<T> v = load_first(x + i, n - i);
@@ -140,6 +145,14 @@ static constexpr Kernels kTable{ISA_NAME,
                                 &packed_size<double>,
                                 &pack<float>,
                                 &pack<double>,
+                                &matrix_size<float>,
+                                &matrix_size<double>,
+                                &pack_matrix<float>,
+                                &pack_matrix<double>,
+                                &linear_workspace<float>,
+                                &linear_workspace<double>,
+                                &run_linear<float>,
+                                &run_linear<double>,
                                 &forward<float>,
                                 &forward<double>,
                                 &backward<float>,

@@ -279,7 +279,7 @@ class LayerForward {
     const int64_t ld = columns(work);
     const int64_t first = work.own.first, step = work.own.step;
     const auto operand = [&](const T* a, int64_t lda, int64_t K) {
-      return weights_.operand(rows, few_, a + first * lda, step * lda, K, work.scratch);
+      return Operand<T, S>(rows, few_, a + first * lda, step * lda, K, work.scratch);
     };
     const auto state = operand(h, ldh_, P_size_);
     for (int64_t i = work.panels.begin; i < work.panels.end; ++i) {

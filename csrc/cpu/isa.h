@@ -16,9 +16,12 @@ namespace ISA {
 #include "storage.h"
 // needs storage.h
 #include "gemm.h"
-// needs gemm.h
+// need gemm.h
 #include "engine.h"
 #include "gradients.h"
+#include "operand.h"
+// need operand.h
+#include "packed_matrix.h"
 #include "panels.h"
 // need all of the above
 #include "backward.h"
@@ -27,7 +30,7 @@ namespace ISA {
 #define ROW_STEP ISA_INLINE
 #include "../row_step.h"
 #undef ROW_STEP
-// needs row_step.h
+// needs row_step.h and packed_matrix.h
 #include "recurrence.h"
 // needs vec.h
 #include "limits_loops.h"

@@ -63,12 +63,6 @@ struct Plan {
   double seconds = 0;  // what the call is expected to take
 };
 
-// One direction of a layer with variants, and how it is laid on threads: by rows.
-template <typename Call>
-struct Planned : Call {
-  Plan plan;
-};
-
 // A whole stack. Layer l, direction d has index l * D + d in weights, h_0, c_0, h_n, c_n.
 template <typename T>
 struct Stack {
@@ -87,6 +81,33 @@ struct Stack {
 // What packed weights are stored as: T itself, bfloat16, or 8-bit integers with a scale per row of
 // a weight matrix. The narrow types are for float only.
 enum class WeightType { kFull, kBf16, kInt8 };
+
+// Weights that stay packed between calls; null: each call packs its own.
+struct PackedBlock {
+  const void* memory = nullptr;  // aligned to 64
+  WeightType type = WeightType::kFull;
+};
+
+// One direction of a layer with variants, and how it is laid on threads: by rows. Forward alone
+// reads the blocks, and what one was made of is then not looked at.
+template <typename Call>
+struct Planned : Call {
+  Plan plan;
+  PackedBlock packed_hh;  // with reset before, its first 2H rows
+  PackedBlock packed_hn;  // with reset before, the other H
+  PackedBlock packed_hr;
+};
+
+// y = x W^T + bias.
+template <typename T>
+struct Linear {
+  int64_t rows, K, N;
+  const T* x;          // (rows, K)
+  PackedBlock packed;  // of W (N, K)
+  const T* bias;       // (N) or null
+  T* y;                // (rows, N)
+  Plan plan;
+};
 
 template <typename T>
 struct Forward : Stack<T> {
@@ -126,6 +147,15 @@ struct Kernels {
   size_t (*packed_size_f64)(const Stack<double>& stack, WeightType);
   void (*pack_f32)(const Stack<float>& stack, WeightType, void* packed);
   void (*pack_f64)(const Stack<double>& stack, WeightType, void* packed);
+  // The same of a single matrix w (N, K), for linear and the recurrence with variants.
+  size_t (*matrix_size_f32)(int64_t K, int64_t N, WeightType);
+  size_t (*matrix_size_f64)(int64_t K, int64_t N, WeightType);
+  void (*pack_matrix_f32)(const float* w, int64_t K, int64_t N, WeightType, void* packed);
+  void (*pack_matrix_f64)(const double* w, int64_t K, int64_t N, WeightType, void* packed);
+  size_t (*linear_workspace_f32)(const Linear<float>&);
+  size_t (*linear_workspace_f64)(const Linear<double>&);
+  void (*linear_f32)(const Linear<float>&, const Member&, void* workspace);
+  void (*linear_f64)(const Linear<double>&, const Member&, void* workspace);
   void (*forward_f32)(const Forward<float>&, const Member&, void* workspace);
   void (*forward_f64)(const Forward<double>&, const Member&, void* workspace);
   void (*backward_f32)(const Backward<float>&, const Member&, void* workspace);

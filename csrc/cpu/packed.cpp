@@ -3,6 +3,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <string>
 
@@ -13,12 +14,15 @@
 namespace seq2seq_ext {
 namespace {
 
+// Sizes and kinds of the weights of a block; no two kinds of blocks have the same.
+using Sizes = std::array<int64_t, 8>;
+
 // What a block was made of. Compared byte by byte, so there is no padding in it.
 struct Header {
-  char made_by[16] = "seq2seq_ext 1";  // count up when the layout changes
+  char made_by[16] = "seq2seq_ext 2";  // count up when the layout changes
   char isa[16] = {};
-  int64_t type, cell, dtype, bias, projected;
-  int64_t L, D, I, H, P;
+  int64_t type, dtype;
+  Sizes sizes;
   int64_t bytes;   // of the whole tensor
   int64_t memory;  // offset of the kernels' part
 };
@@ -31,84 +35,169 @@ struct Parts {
 
 constexpr int64_t kAlignment = 64;
 
-Parts parts_of(const Layers& layers) {
-  const auto count = static_cast<int64_t>(layers.weights.size());
+// ---- what blocks are made of --------------------------------------------------------------------
+//
+// A source has the arrays of a block, where they were given and contiguous, and knows the kernels'
+// part. A type that is none of the three is taken for the first there, and told by the header.
+
+struct LayersSource {
+  const Layers& layers;
+
+  int32_t dtype() const { return layers.dtype; }
+  Sizes sizes() const {
+    return {static_cast<int64_t>(layers.cell),
+            layers.bias,
+            layers.projected,
+            layers.L,
+            layers.D,
+            layers.I,
+            layers.H,
+            layers.P};
+  }
+  int64_t count() const { return static_cast<int64_t>(layers.weights.size()); }
+  const void* given(int64_t i) const { return layers.given[i]; }
+  const void* array(int64_t i) const { return layers.weights[i]; }
+  size_t bytes(int64_t i) const { return layers.weight_bytes(i); }
+  std::string name(int64_t i) const { return "weights[" + std::to_string(i) + "]"; }
+
+  // Calls with the kernels' view of the layers and whether it is one of floats.
+  template <typename Call>
+  auto with_stack(const Call& call) const {
+    Scratch::Frame frame;
+    if (layers.computed == aoti_torch_dtype_float32()) {
+      Stack<float> stack{};
+      fill_layers(layers, frame, stack);
+      return call(stack, std::true_type());
+    }
+    Stack<double> stack{};
+    fill_layers(layers, frame, stack);
+    return call(stack, std::false_type());
+  }
+  int64_t memory_size(const Kernels& kernels, WeightType type) const {
+    return with_stack([&](const auto& stack, auto is_float) {
+      if constexpr (is_float)
+        return static_cast<int64_t>(kernels.packed_size_f32(stack, type));
+      else
+        return static_cast<int64_t>(kernels.packed_size_f64(stack, type));
+    });
+  }
+};
+
+struct MatrixSource {
+  const char* matrix_name;
+  int32_t own_dtype, computed;
+  int64_t N, K;
+  const void* given_at;
+  const void* contiguous;
+
+  MatrixSource(Common& common, const MatrixRows& rows)
+      : matrix_name(rows.name),
+        own_dtype(common.dtype),
+        computed(common.computed),
+        N(rows.end - rows.begin),
+        K(rows.w.size[1]),
+        given_at(at(rows.w, rows.begin)),
+        contiguous(at(common.contiguous(rows.w), rows.begin)) {}
+
+  int32_t dtype() const { return own_dtype; }
+  Sizes sizes() const { return {-1, N, K}; }
+  int64_t count() const { return 1; }
+  const void* given(int64_t) const { return given_at; }
+  const void* array(int64_t) const { return contiguous; }
+  size_t bytes(int64_t) const { return static_cast<size_t>(N * K * element_size(own_dtype)); }
+  std::string name(int64_t) const { return matrix_name; }
+  int64_t memory_size(const Kernels& kernels, WeightType type) const {
+    const bool is_float = computed == aoti_torch_dtype_float32();
+    return static_cast<int64_t>(
+        (is_float ? kernels.matrix_size_f32 : kernels.matrix_size_f64)(K, N, type));
+  }
+
+ private:
+  static const void* at(const View& w, int64_t row) {
+    return static_cast<const char*>(w.data()) + row * w.stride[0] * element_size(w.dtype);
+  }
+};
+
+// ---- blocks -------------------------------------------------------------------------------------
+
+template <typename Source>
+Header header_of(const Source& source, WeightType type, const Kernels& kernels, Parts& parts) {
   int64_t hashes = 0;
-  for (int64_t i = 0; i < count; ++i) hashes += Fingerprint::slices(layers.weight_bytes(i));
-  Parts parts;
+  for (int64_t i = 0; i < source.count(); ++i) hashes += Fingerprint::slices(source.bytes(i));
   parts.addresses = sizeof(Header);
-  parts.hashes = parts.addresses + count * int64_t{sizeof(void*)};
+  parts.hashes = parts.addresses + source.count() * int64_t{sizeof(void*)};
   const int64_t end = parts.hashes + hashes * int64_t{sizeof(uint64_t)};
   parts.memory = (end + kAlignment - 1) / kAlignment * kAlignment;
-  return parts;
-}
-
-Header header_of(const Layers& layers, WeightType type, const Kernels& kernels) {
   Header header;
   std::strncpy(header.isa, kernels.name, sizeof header.isa - 1);
   header.type = static_cast<int64_t>(type);
-  header.cell = static_cast<int64_t>(layers.cell);
-  header.dtype = layers.dtype;
-  header.bias = layers.bias;
-  header.projected = layers.projected;
-  header.L = layers.L;
-  header.D = layers.D;
-  header.I = layers.I;
-  header.H = layers.H;
-  header.P = layers.P;
+  header.dtype = source.dtype();
+  header.sizes = source.sizes();
+  header.memory = parts.memory;
+  header.bytes = parts.memory + source.memory_size(kernels, type);
   return header;
 }
 
-// A type that is none of the three is taken for the first by the kernels, and told by the header.
-int64_t kernels_part(const Layers& layers, WeightType type) {
+// `pack` writes the kernels' part.
+template <typename Source, typename Pack>
+Handle make_block(const Source& source, WeightType type, const Pack& pack) {
   const Kernels& kernels = active_kernels();
-  Scratch::Frame frame;
-  if (layers.computed == aoti_torch_dtype_float32()) {
-    Stack<float> stack{};
-    fill_layers(layers, frame, stack);
-    return static_cast<int64_t>(kernels.packed_size_f32(stack, type));
-  }
-  Stack<double> stack{};
-  fill_layers(layers, frame, stack);
-  return static_cast<int64_t>(kernels.packed_size_f64(stack, type));
-}
-
-template <typename T, typename Size, typename Pack>
-Handle pack_as(Layers& layers, const std::vector<Handle>& weights, WeightType type,
-               const Kernels& kernels, const Size& size, const Pack& pack) {
-  Scratch::Frame frame;
-  Stack<T> stack{};
-  fill_layers(layers, frame, stack);
-  const Parts parts = parts_of(layers);
-  Header header = header_of(layers, type, kernels);
-  header.memory = parts.memory;
-  header.bytes = parts.memory + static_cast<int64_t>(size(stack, type));
+  Parts parts;
+  const Header header = header_of(source, type, kernels, parts);
   Handle tensor = empty({{header.bytes}, 1}, aoti_torch_dtype_uint8());
   char* base = static_cast<char*>(data_of(tensor));
   std::memset(base, 0, static_cast<size_t>(header.bytes));
   std::memcpy(base, &header, sizeof header);
-  std::memcpy(base + parts.addresses, layers.given.data(), layers.given.size() * sizeof(void*));
   // Before the weights are packed: what another thread changes meanwhile differs from it then.
   auto* hashes = reinterpret_cast<uint64_t*>(base + parts.hashes);
-  for (size_t i = 0; i < layers.weights.size(); ++i) {
-    const size_t bytes = layers.weight_bytes(static_cast<int64_t>(i));
-    Fingerprint::take(layers.weights[i], bytes, hashes);
-    hashes += Fingerprint::slices(bytes);
+  for (int64_t i = 0; i < source.count(); ++i) {
+    const void* given = source.given(i);
+    std::memcpy(base + parts.addresses + i * int64_t{sizeof(void*)}, &given, sizeof given);
+    Fingerprint::take(source.array(i), source.bytes(i), hashes);
+    hashes += Fingerprint::slices(source.bytes(i));
   }
-  layers.widen_weights(weights);
-  fill_layers(layers, frame, stack);
-  pack(stack, type, base + parts.memory);
+  pack(kernels, base + parts.memory);
   return tensor;
+}
+
+template <typename Source>
+PackedBlock check_block(const Source& source, const View& packed, int64_t before, int64_t steps) {
+  const bool flat = packed.dim == 1 && packed.dtype == aoti_torch_dtype_uint8() &&
+                    packed.device.type == aoti_torch_device_type_cpu() && packed.stride[0] == 1;
+  const int64_t bytes = flat ? packed.size[0] : 0;
+  const auto* base = flat ? static_cast<const char*>(packed.data()) : nullptr;
+  Header made;
+  if (bytes < int64_t{sizeof made} || reinterpret_cast<uintptr_t>(base) % kAlignment != 0)
+    fail("packed: expected a tensor that prepack made, got shape ", packed);
+  std::memcpy(&made, base, sizeof made);
+  Parts parts;
+  const Header expected =
+      header_of(source, static_cast<WeightType>(made.type), active_kernels(), parts);
+  if (bytes != made.bytes || std::memcmp(&made, &expected, sizeof made) != 0)
+    fail("packed: expected what prepack makes of these weights for ", expected.isa,
+         ", got a block of other layers or for another instruction set");
+  const auto* hashes = reinterpret_cast<const uint64_t*>(base + parts.hashes);
+  for (int64_t i = 0; i < source.count(); ++i) {
+    const void* given = source.given(i);
+    if (std::memcmp(base + parts.addresses + i * int64_t{sizeof(void*)}, &given, sizeof given) != 0)
+      fail("packed: the weights are other tensors than those it was made of");
+  }
+  for (int64_t i = 0; i < source.count(); ++i) {
+    if (!Fingerprint::unchanged(source.array(i), source.bytes(i), hashes, before, steps))
+      fail("packed: ", source.name(i), " has changed since");
+    hashes += Fingerprint::slices(source.bytes(i));
+  }
+  return {base + parts.memory, static_cast<WeightType>(made.type)};
 }
 
 }  // namespace
 
 WeightType weight_type_of(std::optional<torch::headeronly::ScalarType> dtype,
-                          const Layers& layers) {
+                          const Common& common) {
   using torch::headeronly::ScalarType;
-  const bool is_float = layers.computed == aoti_torch_dtype_float32();
+  const bool is_float = common.computed == aoti_torch_dtype_float32();
   if (!dtype)
-    return layers.dtype == aoti_torch_dtype_bfloat16() ? WeightType::kBf16 : WeightType::kFull;
+    return common.dtype == aoti_torch_dtype_bfloat16() ? WeightType::kBf16 : WeightType::kFull;
   if (*dtype == (is_float ? ScalarType::Float : ScalarType::Double)) return WeightType::kFull;
   if (*dtype != ScalarType::BFloat16 && *dtype != ScalarType::Char)
     fail("dtype: expected None, BFloat16 or Char, got ", torch::headeronly::toString(*dtype));
@@ -118,42 +207,39 @@ WeightType weight_type_of(std::optional<torch::headeronly::ScalarType> dtype,
 }
 
 Handle pack(Layers& layers, const std::vector<Handle>& weights, WeightType type) {
-  const Kernels& kernels = active_kernels();
-  if (layers.computed == aoti_torch_dtype_float32())
-    return pack_as<float>(layers, weights, type, kernels, kernels.packed_size_f32,
-                          kernels.pack_f32);
-  return pack_as<double>(layers, weights, type, kernels, kernels.packed_size_f64, kernels.pack_f64);
+  const LayersSource source{layers};
+  return make_block(source, type, [&](const Kernels& kernels, void* memory) {
+    layers.widen_weights(weights);
+    source.with_stack([&](const auto& stack, auto is_float) {
+      if constexpr (is_float)
+        kernels.pack_f32(stack, type, memory);
+      else
+        kernels.pack_f64(stack, type, memory);
+    });
+  });
 }
 
 PackedBlock packed_block(const Layers& layers, const View& packed, int64_t before, int64_t steps) {
-  const auto* base = static_cast<const char*>(packed.data());
-  const int64_t bytes = packed.dim == 1 && packed.dtype == aoti_torch_dtype_uint8() &&
-                                packed.device.type == aoti_torch_device_type_cpu() &&
-                                packed.stride[0] == 1
-                            ? packed.size[0]
-                            : 0;
-  Header made;
-  if (bytes < int64_t{sizeof made} || reinterpret_cast<uintptr_t>(base) % kAlignment != 0)
-    fail("packed: expected a tensor that prepack made, got shape ", packed);
-  std::memcpy(&made, base, sizeof made);
-  const Parts parts = parts_of(layers);
-  Header expected = header_of(layers, static_cast<WeightType>(made.type), active_kernels());
-  expected.memory = parts.memory;
-  expected.bytes = parts.memory + kernels_part(layers, static_cast<WeightType>(made.type));
-  if (bytes != made.bytes || std::memcmp(&made, &expected, sizeof made) != 0)
-    fail("packed: expected what prepack makes of these weights for ", expected.isa,
-         ", got a block of other layers or for another instruction set");
-  if (std::memcmp(base + parts.addresses, layers.given.data(),
-                  layers.given.size() * sizeof(void*)) != 0)
-    fail("packed: the weights are other tensors than those it was made of");
-  const auto* hashes = reinterpret_cast<const uint64_t*>(base + parts.hashes);
-  for (size_t i = 0; i < layers.weights.size(); ++i) {
-    const size_t size = layers.weight_bytes(static_cast<int64_t>(i));
-    if (!Fingerprint::unchanged(layers.weights[i], size, hashes, before, steps))
-      fail("packed: weights[", i, "] has changed since");
-    hashes += Fingerprint::slices(size);
-  }
-  return {base + parts.memory, static_cast<WeightType>(made.type)};
+  return check_block(LayersSource{layers}, packed, before, steps);
+}
+
+Handle pack(Common& common, const MatrixRows& rows, WeightType type) {
+  const MatrixSource source(common, rows);
+  return make_block(source, type, [&](const Kernels& kernels, void* memory) {
+    const MatrixSource wide(common, {rows.name, common.widened(rows.w), rows.begin, rows.end});
+    if (common.computed == aoti_torch_dtype_float32()) {
+      kernels.pack_matrix_f32(static_cast<const float*>(wide.contiguous), wide.K, wide.N, type,
+                              memory);
+    } else {
+      kernels.pack_matrix_f64(static_cast<const double*>(wide.contiguous), wide.K, wide.N, type,
+                              memory);
+    }
+  });
+}
+
+PackedBlock packed_block(Common& common, const MatrixRows& rows, const View& packed, int64_t before,
+                         int64_t steps) {
+  return check_block(MatrixSource(common, rows), packed, before, steps);
 }
 
 }  // namespace seq2seq_ext

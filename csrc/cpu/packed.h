@@ -16,19 +16,26 @@ namespace seq2seq_ext {
 
 // How weights are kept for which `dtype` is asked, None being their own; float16 is widened. Throws
 // where the narrow types do not serve: they are for no weights of double.
-WeightType weight_type_of(std::optional<torch::headeronly::ScalarType> dtype, const Layers& layers);
+WeightType weight_type_of(std::optional<torch::headeronly::ScalarType> dtype, const Common& common);
 
 // uint8 (bytes). Widens the weights of the layers, which are `weights`.
 Handle pack(Layers& layers, const std::vector<Handle>& weights, WeightType type);
-
-struct PackedBlock {
-  const void* memory = nullptr;
-  WeightType type = WeightType::kFull;
-};
 
 // The kernels' part of `packed`, for a call of `steps` steps that comes after calls of `before`.
 // Throws a message that begins with "packed: " where it was not made of these weights as
 // they are now, or for another instruction set.
 PackedBlock packed_block(const Layers& layers, const View& packed, int64_t before, int64_t steps);
+
+// Rows of a weight matrix that are packed apart.
+struct MatrixRows {
+  const char* name;
+  View w;  // (rows, K)
+  int64_t begin, end;
+};
+
+// The same of a single matrix. What a copy of it takes lives as long as `common`.
+Handle pack(Common& common, const MatrixRows& rows, WeightType type);
+PackedBlock packed_block(Common& common, const MatrixRows& rows, const View& packed, int64_t before,
+                         int64_t steps);
 
 }  // namespace seq2seq_ext

@@ -12,7 +12,6 @@ class Panels {
   static constexpr int kInputVectors = P_::kInputSlots * P_::kUnitVectors;
   static constexpr int kStateVectors = P_::kStateSlots * P_::kUnitVectors;
   static constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
-  static constexpr int64_t kNear = int64_t{3} << 19;  // recurrent weights that caches keep at hand
 
   // Takes memory for an input of I features.
   Panels(const Stack<T>& stack, Arena& arena, int64_t I)
@@ -85,39 +84,17 @@ class Panels {
 
   const T* bias(int64_t p) const { return bias_ + p * kColumns; }
 
-  // Whether products of depth K multiply the weights as they are stored.
-  static bool as_stored(int64_t K) {
-    if constexpr (Narrow<S>::kKnown) return K <= NarrowRows::kMostK && Narrow<S>::kernels();
-    return false;
-  }
-
   // Scratch, in elements, of a member whose recurrent products have at most so many rows.
   int64_t scratch_size(int64_t rows) const {
-    const int64_t K = std::max(P_size_, H_);
-    int64_t state = 0;
-    if constexpr (Narrow<S>::kKnown) state = NarrowRows::size(rows, K) / int64_t(sizeof(T));
-    return std::max(large_product_scratch<T>(), state);
-  }
-
-  // What recurrent weights are multiplied by: `rows` rows of `a` (K), for any number of panels.
-  struct Operand {
-    int64_t rows;
-    bool few;  // whether the call has at most kFewTileRows rows
-    const T* a;
-    int64_t lda;
-    NarrowRows narrow;  // the same in the form of the weights, where those are multiplied as stored
-  };
-  Operand operand(int64_t rows, bool few, const T* a, int64_t lda, int64_t K, T* scratch) const {
-    Operand operand{rows, few, a, lda, NarrowRows(scratch, rows, K)};
-    if (as_stored(K)) prepare(rows, [&](int64_t m) { return a + m * lda; }, operand.narrow, K);
-    return operand;
+    return std::max(large_product_scratch<T>(),
+                    Operand<T, S>::scratch_size(rows, std::max(P_size_, H_)));
   }
 
   // C (M x panels [begin, end)) = bias + the input's part of the gates.
   void project(LargeProduct<T, S> product, int64_t begin, int64_t end) const {
     const int64_t panel = unit_rows<S>(I_) * kInputVectors * W;
     if constexpr (Narrow<S>::kKnown) {
-      if (as_stored(kBlockDepth) && product.factors == nullptr)
+      if (as_stored<S>(kBlockDepth) && product.factors == nullptr)
         return project_narrow(product, begin, end);
     }
     product.K = I_;
@@ -132,17 +109,17 @@ class Panels {
   }
 
   // Adds the recurrent product to the tile of panel p. `tile` points at the first of its slots.
-  void recur(int64_t p, const Operand& a, T* tile, int64_t ld) const {
-    product<kStateVectors>(p, P_size_, w_hh_, hh_scale_, a, tile + P_::kStateSlot * kUnits, ld,
-                           true);
+  void recur(int64_t p, const Operand<T, S>& a, T* tile, int64_t ld) const {
+    T* const state = tile + P_::kStateSlot * kUnits;
+    product<kStateVectors>(p, P_size_, w_hh_, hh_scale_, a, state, ld, state);
   }
   // The same for the n of a reset before.
-  void recur_candidate(int64_t p, const Operand& a, T* tile, int64_t ld) const {
-    product<P_::kUnitVectors>(p, P_size_, w_hn_, hn_scale_, a, tile, ld, true);
+  void recur_candidate(int64_t p, const Operand<T, S>& a, T* tile, int64_t ld) const {
+    product<P_::kUnitVectors>(p, P_size_, w_hn_, hn_scale_, a, tile, ld, tile);
   }
   // Plain panel q of the projected outputs.
-  void project_state(int64_t q, const Operand& a, T* out, int64_t ld) const {
-    product<kPlainVectors>(q, H_, w_hr_, hr_scale_, a, out, ld, false);
+  void project_state(int64_t q, const Operand<T, S>& a, T* out, int64_t ld) const {
+    product<kPlainVectors>(q, H_, w_hr_, hr_scale_, a, out, ld, nullptr);
   }
 
  private:
@@ -153,29 +130,12 @@ class Panels {
   }
 
   template <int V>
-  void product(int64_t p, int64_t K, const Unit<S>* b, const T* scale, const Operand& a, T* c,
-               int64_t ld, bool add) const {
-    const Unit<S>* const panel = b + p * unit_rows<S>(K) * V * W;
-    const T* const columns = kScaled<S> ? scale + p * V * W : nullptr;
+  void product(int64_t p, int64_t K, const Unit<S>* b, const T* scale, const Operand<T, S>& a, T* c,
+               int64_t ld, const T* add) const {
     const int64_t bytes =
         count_ * unit_rows<S>(P_size_) * kStateVectors * W * int64_t(sizeof(Unit<S>));
-    const bool far = bytes > kNear;
-    if constexpr (Narrow<S>::kKnown) {
-      if (as_stored(K)) {
-        return Narrow<S>::kernels().multiply(
-            a.narrow, {a.rows, K, V, panel, columns, c, ld, add ? c : nullptr, ld, far});
-      }
-    }
-    panel_product<T, V, Layout::kRows, S>(
-        a.rows, a.few, {K, a.a, a.lda, panel, V * W, c, ld, add ? c : nullptr, ld, columns, far});
-  }
-
-  template <typename Row>
-  static void prepare(int64_t rows, const Row& row, const NarrowRows& narrow, int64_t K) {
-    if constexpr (Narrow<S>::kKnown) {
-      const auto& kernels = Narrow<S>::kernels();
-      for (int64_t m = 0; m < rows; ++m) kernels.prepare(row(m), K, narrow, m);
-    }
+    a.template multiply<V>(b + p * unit_rows<S>(K) * V * W,
+                           kScaled<S> ? scale + p * V * W : nullptr, bytes > kNear, c, ld, add, ld);
   }
 
   void project_narrow(const LargeProduct<T, S>& p, int64_t begin, int64_t end) const {
@@ -185,7 +145,7 @@ class Panels {
       for (int64_t k = 0; k < I_; k += kBlockDepth) {
         const int64_t depth = std::min(kBlockDepth, I_ - k);
         const NarrowRows narrow(p.scratch, height, depth);
-        prepare(height, [&](int64_t i) { return p.rows[m + i] + k; }, narrow, depth);
+        prepare_rows<S>(height, [&](int64_t i) { return p.rows[m + i] + k; }, narrow, depth);
         for (int64_t panel = begin; panel < end; ++panel) {
           T* const c = p.c + m * p.ldc + (panel - begin) * kColumns;
           const int64_t at = panel * unit_rows<S>(I_) + k / kGroup<S>;

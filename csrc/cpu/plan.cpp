@@ -47,15 +47,29 @@ int64_t second_level_cache() {
 
 double ceil_div(double a, double b) { return std::ceil(a / b); }
 
+// What weights are stored as decides how fast they are multiplied, and how many bytes are brought.
+struct Storage {
+  double lanes, madds_per_ns, weight_size;
+
+  Storage(std::optional<WeightType> type, size_t element_size, int vector_bytes)
+      : lanes(double(vector_bytes) / double(element_size)),
+        madds_per_ns(kCyclesPerNs * kFmasPerCycle * lanes),
+        weight_size(type == WeightType::kBf16   ? 2
+                    : type == WeightType::kInt8 ? 1
+                                                : double(element_size)) {
+    // Products of bytes are formed twice as fast, see narrow_product.h.
+    if (type == WeightType::kInt8 && int8_kernels(vector_bytes)) madds_per_ns *= 2;
+  }
+};
+
 class CostModel {
  public:
   explicit CostModel(const Problem& p)
       : p_(p),
-        lanes_(double(p.vector_bytes) / double(p.element_size)),
-        madds_per_ns_(kCyclesPerNs * kFmasPerCycle * lanes_ * (in_integers(p) ? 2 : 1)),
-        weight_size_(p.packed == WeightType::kBf16   ? 2
-                     : p.packed == WeightType::kInt8 ? 1
-                                                     : double(p.element_size)),
+        storage_(p.packed, p.element_size, p.vector_bytes),
+        lanes_(storage_.lanes),
+        madds_per_ns_(storage_.madds_per_ns),
+        weight_size_(storage_.weight_size),
         gates_(double(num_gates(p.cell))),
         mean_rows_(p.T > 0 ? double(p.N) / double(p.T) : 0) {}
 
@@ -112,17 +126,13 @@ class CostModel {
     return p_.backward ? phases + 1 : phases;
   }
 
-  // Products of bytes are formed twice as fast, see narrow_product.h.
-  static bool in_integers(const Problem& p) {
-    return p.packed == WeightType::kInt8 && int8_kernels(p.vector_bytes);
-  }
-
   static int64_t cache() {
     static const int64_t size = second_level_cache();
     return size;
   }
 
   const Problem& p_;
+  const Storage storage_;
   const double lanes_, madds_per_ns_, weight_size_, gates_, mean_rows_;
 };
 
@@ -241,6 +251,18 @@ Plan make_plan(const Problem& problem, int max_threads) {
     if (best) break;
   }
   return *best;
+}
+
+Plan make_plan(const LinearProblem& p, int max_threads) {
+  const Forced force = forced();
+  if (force.threads > 0) max_threads = std::min(max_threads, force.threads);
+  const Storage storage(p.packed, p.element_size, p.vector_bytes);
+  const double weights = double(p.K) * double(p.N);
+  const double ns = std::max(double(p.rows) * weights / storage.madds_per_ns,
+                             weights * storage.weight_size / (kThirdLevelBytes * kCyclesPerNs));
+  const double shared = ns / max_threads + kTeamNs;
+  if (max_threads <= 1 || (force.threads == 0 && ns < shared)) return {1, Split::kRows, 1e-9 * ns};
+  return {max_threads, Split::kRows, 1e-9 * shared};
 }
 
 }  // namespace seq2seq_ext

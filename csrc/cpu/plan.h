@@ -33,6 +33,15 @@ Plan make_plan(const Problem& problem, int max_threads);
 // units or layers. An empty text forces nothing. Throws std::invalid_argument for any other text.
 void set_plan(const std::string& text);
 
+// A product of `rows` rows with packed weights (N, K): on as many threads as pay.
+struct LinearProblem {
+  int64_t rows, K, N;
+  WeightType packed;
+  size_t element_size;
+  int vector_bytes;
+};
+Plan make_plan(const LinearProblem& problem, int max_threads);
+
 const char* split_name(Split split);
 
 }  // namespace seq2seq_ext

@@ -9,6 +9,7 @@
 #include "../glue/recurrence.h"
 #include "dispatch.h"
 #include "kernels.h"
+#include "packed.h"
 #include "plan.h"
 #include "scratch.h"
 #include "team_run.h"
@@ -18,7 +19,7 @@ namespace {
 
 template <typename T>
 void fill(const RecurrenceArguments& a, Scratch::Frame& frame, bool backward, int vector_bytes,
-          Recurrence<T>& call, Plan& plan) {
+          std::optional<WeightType> packed, Recurrence<T>& call, Plan& plan) {
   a.fill(call);
   call.length = a.lengths;
   if (a.form == Form::kPacked) {
@@ -34,19 +35,54 @@ void fill(const RecurrenceArguments& a, Scratch::Frame& frame, bool backward, in
     call.length = length;
   }
   const Cell cell = a.cell == Cell::kCoupledLstm ? Cell::kGru : a.cell;  // as many gates
-  const Problem problem{cell, backward, std::nullopt, a.T,          a.B, a.N, 0, a.H, a.P,
-                        1,    1,        sizeof(T),    vector_bytes, true};
+  const Problem problem{cell, backward, packed, a.T, a.B,       a.N,          0,
+                        a.H,  a.P,      1,      1,   sizeof(T), vector_bytes, true};
   plan = make_plan(problem, static_cast<int>(torch::stable::get_num_threads()));
 }
 
+// Blocks of a call's matrices, checked: of w_hh, of which a reset before has two, then of w_hr.
+class PackedWeights {
+ public:
+  PackedWeights(RecurrenceArguments& a, const RecurrenceForwardGiven& given) : there_(false) {
+    if (given.packed.empty()) return;
+    if (given.save)
+      fail("packed: expected none with save, for backward reads the weights themselves");
+    if (given.turn < 0) fail("turn: expected a number of steps, got ", given.turn);
+    const bool reset_before = a.cell == Cell::kGruResetBefore;
+    const size_t count = 1 + (reset_before ? 1 : 0) + (a.projected ? 1 : 0);
+    if (given.packed.size() != count)
+      fail("packed: expected none or ", count, " blocks for the cell ", a.cell,
+           a.projected ? " with a projection" : "", ", got ", given.packed.size());
+    const auto block = [&](const MatrixRows& rows, size_t i) {
+      return packed_block(a, rows, View(given.packed[i]), given.turn, a.T);
+    };
+    const int64_t rows = a.gates(), first = reset_before ? 2 * a.H : rows;
+    hh_ = block({"w_hh", a.w_hh, 0, first}, 0);
+    if (reset_before) hn_ = block({"w_hh", a.w_hh, first, rows}, 1);
+    if (a.projected) hr_ = block({"w_hr", a.w_hr, 0, a.P}, 1);
+    there_ = true;
+  }
+
+  std::optional<WeightType> type() const { return there_ ? std::optional(hh_.type) : std::nullopt; }
+  template <typename T>
+  void fill(Planned<RecurrenceForward<T>>& call) const {
+    call.packed_hh = hh_, call.packed_hn = hn_, call.packed_hr = hr_;
+  }
+
+ private:
+  bool there_;
+  PackedBlock hh_, hn_, hr_;
+};
+
 // Runs a kernel; each of the parts fills its own into the call.
 template <typename Call, typename... Parts>
-void run(const RecurrenceArguments& a, bool backward, size_t (*workspace)(const Call&),
-         void (*kernel)(const Call&, const Member&, void*), const Parts&... parts) {
+void run(const RecurrenceArguments& a, bool backward, std::optional<WeightType> packed,
+         size_t (*workspace)(const Call&), void (*kernel)(const Call&, const Member&, void*),
+         const Parts&... parts) {
   if (a.B == 0) return;
   Scratch::Frame frame;
   Call call{};
-  fill(a, frame, backward, active_kernels().vector_bytes, call, call.plan);
+  fill(a, frame, backward, active_kernels().vector_bytes, packed, call, call.plan);
   (parts.fill(call), ...);
   run_team(call, workspace, kernel);
 }
@@ -56,15 +92,17 @@ bool in_float(const RecurrenceArguments& a) { return a.computed == aoti_torch_dt
 void recurrence(StableIValue* stack, uint64_t, uint64_t) {
   with_readable_errors([&] {
     ArgumentReader read(stack);
-    const RecurrenceGiven given(read);
-    const bool save = read.boolean(), return_cells = read.boolean();
-    const RecurrenceArguments a(given);
-    RecurrenceOutputs out(a, save, return_cells);
+    const RecurrenceForwardGiven given(read);
+    RecurrenceArguments a(given, !given.packed.empty());
+    const PackedWeights weights(a, given);
+    RecurrenceOutputs out(a, given.save, given.return_cells);
     const Kernels& k = active_kernels();
     if (in_float(a)) {
-      run(a, false, k.recurrence_forward_workspace_f32, k.recurrence_forward_f32, out);
+      run(a, false, weights.type(), k.recurrence_forward_workspace_f32, k.recurrence_forward_f32,
+          out, weights);
     } else {
-      run(a, false, k.recurrence_forward_workspace_f64, k.recurrence_forward_f64, out);
+      run(a, false, weights.type(), k.recurrence_forward_workspace_f64, k.recurrence_forward_f64,
+          out, weights);
     }
     std::move(out).put(stack);
   });
@@ -80,9 +118,11 @@ void recurrence_backward(StableIValue* stack, uint64_t, uint64_t) {
     RecurrenceGradients out(a, d.save);
     const Kernels& k = active_kernels();
     if (in_float(a)) {
-      run(a, true, k.recurrence_backward_workspace_f32, k.recurrence_backward_f32, d, out);
+      run(a, true, std::nullopt, k.recurrence_backward_workspace_f32, k.recurrence_backward_f32, d,
+          out);
     } else {
-      run(a, true, k.recurrence_backward_workspace_f64, k.recurrence_backward_f64, d, out);
+      run(a, true, std::nullopt, k.recurrence_backward_workspace_f64, k.recurrence_backward_f64, d,
+          out);
     }
     std::move(out).put(stack);
   });
@@ -98,9 +138,11 @@ void recurrence_tangent(StableIValue* stack, uint64_t, uint64_t) {
     TangentOutputs out(a, rest);
     const Kernels& k = active_kernels();
     if (in_float(a)) {
-      run(a, false, k.recurrence_tangent_workspace_f32, k.recurrence_tangent_f32, rest, out);
+      run(a, false, std::nullopt, k.recurrence_tangent_workspace_f32, k.recurrence_tangent_f32,
+          rest, out);
     } else {
-      run(a, false, k.recurrence_tangent_workspace_f64, k.recurrence_tangent_f64, rest, out);
+      run(a, false, std::nullopt, k.recurrence_tangent_workspace_f64, k.recurrence_tangent_f64,
+          rest, out);
     }
     std::move(out).put(stack);
   });

@@ -127,72 +127,7 @@ struct VectorUnits {
   }
 };
 
-// ---- products -----------------------------------------------------------------------------------
-
-// The right-hand side (K, N) of products, in plain panels.
-template <typename T>
-class PackedMatrix {
-  static constexpr int64_t W = kLanes<T>;
-
- public:
-  PackedMatrix() = default;
-  PackedMatrix(Arena& arena, int64_t K, int64_t N)
-      : K_(K), panels_{N}, b_(arena.take<T>(panels_.count() * panels_.columns() * K)) {}
-
-  // Columns that a row of a product is written to.
-  int64_t width() const { return round_up(panels_.width, W); }
-
-  // From its transpose w (N, K), as torch keeps weights.
-  void pack_transpose(const T* w, const Member& member) {
-    const auto share = member.share(panels_.count());
-    for (int64_t q = share.begin; q < share.end; ++q) {
-      const int64_t vectors = panels_.vectors_of(q), first = q * panels_.columns();
-      for (int64_t v = 0; v < vectors; ++v) {
-        const int64_t column = first + v * W;
-        pack_transposed(std::min(W, panels_.width - column), w + column * K_, K_, K_,
-                        b_ + first * K_ + v * W, vectors * W);
-      }
-    }
-  }
-
-  // From w (K, N) itself.
-  void pack(const T* w, const Member& member) {
-    const auto share = member.share(panels_.count());
-    for (int64_t q = share.begin; q < share.end; ++q) {
-      const int64_t vectors = panels_.vectors_of(q), first = q * panels_.columns();
-      T* to = b_ + first * K_;
-      for (int64_t k = 0; k < K_; ++k)
-        for (int64_t v = 0; v < vectors; ++v, to += W) {
-          const int64_t column = first + v * W;
-          store(to, load_first(w + k * panels_.width + column, panels_.width - column));
-        }
-    }
-  }
-
-  // c (rows, ldc) = a (rows, lda) times this.
-  void multiply(int64_t rows, bool few, const T* a, int64_t lda, T* c, int64_t ldc) const {
-    for (int64_t q = 0; q < panels_.count(); ++q) {
-      const int64_t vectors = panels_.vectors_of(q), first = q * panels_.columns();
-      constexpr int kUnrolling = k_unrolling(kPlainVectors);
-      with_vectors(vectors, [&](auto v) {
-        panel_product<T, v, Layout::kRows, T, kTileRows<v>, kUnrolling>(
-            rows, few, {K_, a, lda, b_ + first * K_, vectors * W, c + first, ldc, nullptr, 0});
-      });
-    }
-  }
-
- private:
-  int64_t K_ = 0;
-  PlainPanels<T> panels_{0};
-  T* b_ = nullptr;
-};
-
-// Memory for every member of a team, of which this one gets its own.
-template <typename N>
-static N* own_part(Arena& arena, const Plan& plan, const Member* member, int64_t count) {
-  const int64_t each = round_up(count, kUnitPadding);
-  return arena.take<N>(plan.threads * each) + (member ? member->rank * each : 0);
-}
+// ---- rows ---------------------------------------------------------------------------------------
 
 // From row to row of a buffer: padded, and so that rows do not meet in the same sets of a cache.
 constexpr int64_t row_stride(int64_t columns) {
@@ -252,37 +187,43 @@ template <Cell cell, typename T, typename Call>
 static size_t recurrence_forward(const Call& f, const Member* member, void* workspace) {
   using Units = VectorUnits<T>;
   constexpr bool kTangent = std::is_base_of_v<RecurrenceTangent<T>, Call>;
-  constexpr bool kLstms = cell == Cell::kLstm || cell == Cell::kCoupledLstm;
   constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
   constexpr int64_t G = num_gates(cell), kSlots = kept_slots(cell);
   const int64_t B = f.B, H = f.H, P = f.P;
   const int64_t most = panels_of(B, f.plan.threads);  // rows of a member
   const bool few = B <= kFewTileRows, projected = f.w_hr != nullptr;
+  const bool with_cell = has_cell(cell, projected);
   Arena arena(workspace);
-  PackedMatrix<T> w_hh(arena, P, kTwoPhases ? 2 * H : G * H);
+  PackedMatrix<T> w_hh(f.packed_hh, arena, P, kTwoPhases ? 2 * H : G * H);
   PackedMatrix<T> w_hn, w_hr;
-  if (kTwoPhases) w_hn = PackedMatrix<T>(arena, P, H);
-  if (projected) w_hr = PackedMatrix<T>(arena, H, P);
+  if (kTwoPhases) w_hn = PackedMatrix<T>(f.packed_hn, arena, P, H);
+  if (projected) w_hr = PackedMatrix<T>(f.packed_hr, arena, H, P);
   const auto per_member = [&](int64_t count) { return own_part<T>(arena, f.plan, member, count); };
   const int64_t ld_sum = row_stride(w_hh.width()), ld_h = row_stride(P), ld_u = row_stride(H);
   const int64_t ld_n = row_stride(w_hn.width()), ld_out = row_stride(w_hr.width());
   T* const h = arena.take<T>(B * ld_h);
-  T* const c = kLstms ? arena.take<T>(B * ld_u) : nullptr;
+  T* const c = with_cell ? arena.take<T>(B * ld_u) : nullptr;
   T* const sums = per_member(most * ld_sum);
   T* const h_in = per_member(most * ld_h);
   T* const work = per_member(ld_u);
   T* const inner = projected || kTwoPhases ? per_member(most * ld_u) : nullptr;
   T* const candidate = kTwoPhases ? per_member(most * ld_n) : nullptr;
   T* const out = projected ? per_member(most * ld_out) : nullptr;
+  T* const scratch = per_member(
+      std::max({w_hh.scratch_size(most), w_hn.scratch_size(most), w_hr.scratch_size(most)}));
   auto* const rows = own_part<RunningRow>(arena, f.plan, member, most);
   if (member == nullptr) return arena.used();
 
-  w_hh.pack_transpose(f.w_hh, *member);
-  if (kTwoPhases) w_hn.pack_transpose(f.w_hh + 2 * H * P, *member);
-  if (projected) w_hr.pack_transpose(f.w_hr, *member);
+  const auto pack = [&](const PackedBlock& block, PackedMatrix<T>& matrix, const T* w) {
+    const auto share = member->share(matrix.panels());
+    if (block.memory == nullptr) matrix.pack_transpose(w, share.begin, share.end);
+  };
+  pack(f.packed_hh, w_hh, f.w_hh);
+  if (kTwoPhases) pack(f.packed_hn, w_hn, f.w_hh + 2 * H * P);
+  if (projected) pack(f.packed_hr, w_hr, f.w_hr);
   for (int64_t b = member->rank; b < B; b += member->size) {
     fill_state(f.h_0, b, P, h + b * ld_h);
-    if (kLstms) fill_state(f.c_0, b, H, c + b * ld_u);
+    if (with_cell) fill_state(f.c_0, b, H, c + b * ld_u);
   }
   member->sync();
 
@@ -332,25 +273,28 @@ static size_t recurrence_forward(const Call& f, const Member* member, void* work
     }
   };
   for (int64_t s = 0; s < f.T_; ++s) {
+    // A cache that holds a part of the weights has the right one when they are gone through back
+    // and forth.
+    const bool turned = s % 2 != 0;
     const int64_t count = running_rows(f, *member, f.reverse ? f.T_ - 1 - s : s, rows, idle);
     const auto each = [&](const auto& body) {
       for (int64_t j = 0; j < count; ++j) body(rows[j].at, row_at(rows[j]));
     };
     each([&](const Place& at, const auto& r) { row_enter(units, f, at, r); });
-    w_hh.multiply(count, few, h_in, ld_h, sums, ld_sum);
+    w_hh.multiply(count, few, h_in, ld_h, sums, ld_sum, scratch, turned);
     if constexpr (kTwoPhases) {
       each([&](const Place&, const auto& r) { row_reset(units, f, r); });
-      w_hn.multiply(count, few, inner, ld_u, candidate, ld_n);
+      w_hn.multiply(count, few, inner, ld_u, candidate, ld_n, scratch, turned);
     }
     each(step);
     if (projected) {
-      w_hr.multiply(count, few, inner, ld_u, out, ld_out);
+      w_hr.multiply(count, few, inner, ld_u, out, ld_out, scratch, turned);
       each([&](const Place& at, const auto& r) { row_leave(units, f, at, r); });
     }
   }
   for (int64_t b = member->rank; b < B; b += member->size) {
     std::copy_n(h + b * ld_h, P, f.h_n + b * P);
-    if (kLstms) std::copy_n(c + b * ld_u, H, f.c_n + b * H);
+    if (with_cell) std::copy_n(c + b * ld_u, H, f.c_n + b * H);
   }
   return arena.used();
 }
@@ -361,12 +305,12 @@ template <Cell cell, typename T>
 static size_t recurrence_backward(const Planned<RecurrenceBackward<T>>& f, const Member* member,
                                   void* workspace) {
   using Units = VectorUnits<T>;
-  constexpr bool kLstms = cell == Cell::kLstm || cell == Cell::kCoupledLstm;
   constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
   constexpr int64_t G = num_gates(cell), kSlots = kept_slots(cell);
   const int64_t B = f.B, H = f.H, P = f.P, width = G * H;
   const int64_t most = panels_of(B, f.plan.threads);
   const bool few = B <= kFewTileRows, projected = f.w_hr != nullptr;
+  const bool with_cell = has_cell(cell, projected);
   Arena arena(workspace);
   PackedMatrix<T> w_hh(arena, kTwoPhases ? 2 * H : width, P);
   PackedMatrix<T> w_hn, w_hr;
@@ -376,7 +320,7 @@ static size_t recurrence_backward(const Planned<RecurrenceBackward<T>>& f, const
   const int64_t ld_h = row_stride(P), ld_u = row_stride(H), ld_sum = row_stride(width);
   const int64_t ld_inner = row_stride(w_hr.width()), ld_n = row_stride(w_hn.width());
   T* const d_h = arena.take<T>(B * ld_h);
-  T* const d_c = kLstms ? arena.take<T>(B * ld_u) : nullptr;
+  T* const d_c = with_cell ? arena.take<T>(B * ld_u) : nullptr;
   T* const d_sums = per_member(most * ld_sum);
   T* const d_h_in = per_member(most * row_stride(w_hh.width()));
   const int64_t ld_in = row_stride(w_hh.width());
@@ -392,7 +336,7 @@ static size_t recurrence_backward(const Planned<RecurrenceBackward<T>>& f, const
   if (projected) w_hr.pack(f.w_hr, *member);
   for (int64_t b = member->rank; b < B; b += member->size) {
     fill_state(f.d_h_n, b, P, d_h + b * ld_h);
-    if (kLstms) fill_state(f.d_c_n, b, H, d_c + b * ld_u);
+    if (with_cell) fill_state(f.d_c_n, b, H, d_c + b * ld_u);
   }
   member->sync();
 
@@ -461,7 +405,7 @@ static size_t recurrence_backward(const Planned<RecurrenceBackward<T>>& f, const
   }
   for (int64_t b = member->rank; b < B; b += member->size) {
     std::copy_n(d_h + b * ld_h, P, f.d_h_0 + b * P);
-    if (kLstms) std::copy_n(d_c + b * ld_u, H, f.d_c_0 + b * H);
+    if (with_cell) std::copy_n(d_c + b * ld_u, H, f.d_c_0 + b * H);
   }
   return arena.used();
 }

@@ -34,6 +34,16 @@ inline constexpr int kGroup = StorageOf<S>::kGroup;
 template <typename S>
 inline constexpr bool kScaled = std::is_same_v<S, Int8>;
 
+// Calls with a storage as a type. The narrow ones are for float only; others take theirs for full.
+template <typename T, typename Call>
+static auto with_type(WeightType type, const Call& call) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (type == WeightType::kBf16) return call(Bf16{});
+    if (type == WeightType::kInt8) return call(Int8{});
+  }
+  return call(T{});
+}
+
 // Rows of units that K rows of weights take.
 template <typename S>
 constexpr int64_t unit_rows(int64_t K) {

@@ -175,11 +175,11 @@ auto with_number(int32_t dtype, const Body& body) {
 void recurrence(StableIValue* stack, uint64_t, uint64_t) {
   with_readable_errors([&] {
     ArgumentReader read(stack);
-    const RecurrenceGiven given(read);
-    const bool save = read.boolean(), return_cells = read.boolean();
+    const RecurrenceForwardGiven given(read);
+    if (!given.packed.empty()) fail("packed: expected none on CUDA");
     const RecurrenceArguments a(given);
     with_number(a.dtype, [&](auto number) {
-      return forward<decltype(number)>(a, save, return_cells);
+      return forward<decltype(number)>(a, given.save, given.return_cells);
     }).put(stack);
   });
 }

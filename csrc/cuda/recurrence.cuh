@@ -16,7 +16,7 @@ template <typename T>
 struct RecurrenceMemory {
   const int32_t* length;  // (B) or null: all T
   Accumulator<T>* h;      // (B, P) state, or its gradient
-  Accumulator<T>* c;      // (B, H) the same, LSTMs only
+  Accumulator<T>* c;      // (B, H) the same, has_cell() only
   Accumulator<T>* work;   // (B, H)
   T* sums;                // (B, G*H) W_hh h; with reset before (B, 2H)
   T* candidate;           // (B, H) reset before only: W_hn (r h)

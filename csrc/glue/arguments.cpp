@@ -113,10 +113,11 @@ std::ostream& operator<<(std::ostream& out, const View& view) {
 
 // ---- what all calls check -------------------------------------------------------------------
 
-Common::Common(const View& x) : dtype(x.dtype), computed(computed_dtype(x)), device(x.device) {
+Common::Common(const View& x, const char* name)
+    : dtype(x.dtype), computed(computed_dtype(x)), device(x.device) {
   if (dtype != aoti_torch_dtype_float32() && dtype != aoti_torch_dtype_float64() &&
       !is_narrow(dtype))
-    fail("x: expected dtype Float, Double, Half or BFloat16, got ", DtypeName{dtype});
+    fail(name, ": expected dtype Float, Double, Half or BFloat16, got ", DtypeName{dtype});
 }
 
 void Common::check(const char* name, const View& view, const Shape& shape) const {

@@ -70,8 +70,8 @@ struct Common {
   Device device;
 
   // Of the dtype and on the device of x; throws if that is none of those that there are kernels
-  // for.
-  explicit Common(const View& x);
+  // for. `name` is what messages call it.
+  explicit Common(const View& x, const char* name = "x");
 
   // Whether `view` has `shape` and the dtype and device of x; throws if not.
   void check(const char* name, const View& view, const Shape& shape) const;

@@ -31,6 +31,13 @@ RecurrenceGiven::RecurrenceGiven(ArgumentReader& read)
       proj_clip(read.number()),
       stream(read.integer()) {}
 
+RecurrenceForwardGiven::RecurrenceForwardGiven(ArgumentReader& read)
+    : RecurrenceGiven(read),
+      save(read.boolean()),
+      return_cells(read.boolean()),
+      packed(read.optional_tensors()),
+      turn(read.integer()) {}
+
 namespace {
 
 Cell any_cell(int64_t code) {
@@ -52,17 +59,18 @@ void check_limit(const char* name, double value) {
 
 }  // namespace
 
-RecurrenceArguments::RecurrenceArguments(const RecurrenceGiven& given)
-    : RecurrenceArguments(given, View(given.x)) {}
+RecurrenceArguments::RecurrenceArguments(const RecurrenceGiven& given, bool packed)
+    : RecurrenceArguments(given, View(given.x), packed) {}
 
-RecurrenceArguments::RecurrenceArguments(const RecurrenceGiven& given, const View& x_given)
+RecurrenceArguments::RecurrenceArguments(const RecurrenceGiven& given, const View& x_given,
+                                         bool packed)
     : Common(x_given),
       Batch(x_given),
       cell(any_cell(given.cell)),
       projected(bool(given.w_hr)),
       w_hh(given.w_hh),
-      b_hn(given.b_hn),
       w_hr(given.w_hr),
+      b_hn(given.b_hn),
       h_0(given.h_0),
       c_0(given.c_0),
       h_mask(given.h_mask),
@@ -110,11 +118,11 @@ RecurrenceArguments::RecurrenceArguments(const RecurrenceGiven& given, const Vie
       fail(name, ": expected None for the cell ", cell, ", got a tensor; ", whose, " have one");
   };
   only(cell == Cell::kGru, "b_hn", b_hn, "GRUs whose reset gate comes after the product");
-  only(cell != Cell::kGru && cell != Cell::kGruResetBefore, "w_hr", w_hr, "LSTMs and RNNs");
-  only(has_cell(), "c_0", c_0, "LSTMs");
-  only(has_cell(), "peephole", peephole, "LSTMs");
-  only(has_cell(), "norm_c", norm_c, "LSTMs");
-  only(has_cell(), "bias_c", bias_c, "LSTMs");
+  only(cell != Cell::kGruResetBefore, "w_hr", w_hr, "all other cells");
+  only(has_cell(), "c_0", c_0, "LSTMs, and GRUs with w_hr,");
+  only(is_lstm(cell), "peephole", peephole, "LSTMs");
+  only(is_lstm(cell), "norm_c", norm_c, "LSTMs");
+  only(is_lstm(cell), "bias_c", bias_c, "LSTMs");
   optional("b_hn", b_hn, {{H}, 1});
   optional("w_hr", w_hr, {{P, H}, 2});
   optional("h_0", h_0, {{B, P}, 2});
@@ -133,8 +141,9 @@ RecurrenceArguments::RecurrenceArguments(const RecurrenceGiven& given, const Vie
   if (seed) check_seed(seed);
   if (given.stream < 0 || given.stream > std::numeric_limits<uint32_t>::max())
     fail("stream: expected a number of 32 bits, got ", given.stream);
-  for (View* view :
-       {&x, &w_hh, &b_hn, &w_hr, &h_0, &c_0, &h_mask, &peephole, &norm_hh, &norm_c, &bias_c, &seed})
+  for (View* view : {&w_hh, &w_hr})
+    if (!packed) *view = contiguous(widened(*view));
+  for (View* view : {&x, &b_hn, &h_0, &c_0, &h_mask, &peephole, &norm_hh, &norm_c, &bias_c, &seed})
     *view = contiguous(widened(*view));
 }
 
@@ -152,13 +161,12 @@ RecurrenceOutputs::RecurrenceOutputs(const RecurrenceArguments& a, bool save, bo
   const auto make = [&](bool wanted, const Shape& shape) {
     return empty(wanted ? shape : Shape{{0}, 1}, a.computed, a.device);
   };
-  const bool lstm = a.has_cell();
-  if (return_cells && !lstm) fail("return_cells: expected False for the cell ", a.cell);
+  if (return_cells && !a.has_cell()) fail("return_cells: expected False for the cell ", a.cell);
   const int64_t rows = a.user_rows;
   y = make(true, a.rows_shape(a.P));
   cells = make(return_cells, a.rows_shape(a.H));
   h_n = make(true, {{a.B, a.P}, 2});
-  c_n = make(lstm, {{a.B, a.H}, 2});
+  c_n = make(a.has_cell(), {{a.B, a.H}, 2});
   step = make(save, {{rows, kept_slots(a.cell), a.H}, 3});
   h_in = make(save, {{rows, a.P}, 2});
   inner = make(save && (a.projected || a.cell == Cell::kGruResetBefore), {{rows, a.H}, 2});

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "../recurrence.h"
 #include "arguments.h"
@@ -22,15 +23,26 @@ struct RecurrenceGiven {
   explicit RecurrenceGiven(ArgumentReader& read);
 };
 
+// What recurrence gets beside them.
+struct RecurrenceForwardGiven : RecurrenceGiven {
+  bool save, return_cells;
+  std::vector<Handle> packed;
+  int64_t turn;
+
+  explicit RecurrenceForwardGiven(ArgumentReader& read);
+};
+
 struct RecurrenceArguments : Common, Batch {
   Cell cell;
   int64_t H, P;
   bool projected;
+  View w_hh, w_hr;
 
-  // Throws std::runtime_error naming the argument that is wrong. Keeps pointers into `given`.
-  explicit RecurrenceArguments(const RecurrenceGiven& given);
+  // Throws std::runtime_error naming the argument that is wrong. Keeps pointers into `given`. Where
+  // the weights are `packed`, w_hh and w_hr stay as they are given.
+  explicit RecurrenceArguments(const RecurrenceGiven& given, bool packed = false);
 
-  bool has_cell() const { return cell == Cell::kLstm || cell == Cell::kCoupledLstm; }
+  bool has_cell() const { return seq2seq_ext::has_cell(cell, projected); }
   int64_t gates() const { return num_gates(cell) * H; }  // of a row
   // Whether W_hh h has other gradients than x.
   bool sums_apart() const { return cell == Cell::kGru || norm_hh; }
@@ -57,10 +69,10 @@ struct RecurrenceArguments : Common, Batch {
   }
 
  private:
-  RecurrenceArguments(const RecurrenceGiven& given, const View& x_given);
+  RecurrenceArguments(const RecurrenceGiven& given, const View& x_given, bool packed);
   void check_seed(const View& view) const;
 
-  View w_hh, b_hn, w_hr, h_0, c_0, h_mask, peephole, norm_hh, norm_c, bias_c, seed;
+  View b_hn, h_0, c_0, h_mask, peephole, norm_hh, norm_c, bias_c, seed;
   bool reverse, hard_sigmoid;
   double cell_clip, proj_clip;
   Noise noise;

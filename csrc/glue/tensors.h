@@ -134,7 +134,16 @@ class ArgumentReader {
     return torch::stable::detail::to<std::optional<torch::headeronly::ScalarType>>(*next_++);
   }
   std::vector<Handle> tensors() {
-    const auto list = torch::stable::detail::to<StableListHandle>(*next_++);
+    return taken(torch::stable::detail::to<StableListHandle>(*next_++));
+  }
+  // None where there is no list.
+  std::vector<Handle> optional_tensors() {
+    const auto list = torch::stable::detail::to<std::optional<StableListHandle>>(*next_++);
+    return list ? taken(*list) : std::vector<Handle>();
+  }
+
+ private:
+  static std::vector<Handle> taken(StableListHandle list) {
     size_t size = 0;
     TORCH_ERROR_CODE_CHECK(torch_list_size(list, &size));
     std::vector<Handle> tensors;
@@ -148,7 +157,6 @@ class ArgumentReader {
     return tensors;
   }
 
- private:
   const StableIValue* next_;
 };
 

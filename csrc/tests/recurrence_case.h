@@ -24,10 +24,10 @@ struct RecurrenceCase {
   bool reverse;
   unsigned variants;  // bits below
 
-  bool lstm() const { return cell == Cell::kLstm || cell == Cell::kCoupledLstm; }
-  bool gru() const { return cell == Cell::kGru || cell == Cell::kGruResetBefore; }
+  bool lstm() const { return is_lstm(cell); }
+  bool carries_c() const { return has_cell(cell, projected()); }
   bool has(unsigned variant) const { return (variants & variant) != 0; }
-  bool projected() const { return has(32) && !gru(); }
+  bool projected() const { return has(32) && cell != Cell::kGruResetBefore; }
   int64_t P() const { return projected() ? std::max<int64_t>(1, H / 2) : H; }
   int64_t G() const { return num_gates(cell); }
 };
@@ -74,16 +74,16 @@ struct RecurrenceInputs {
     b_hn = draw(c.cell == Cell::kGru, c.H);
     w_hr = draw(c.projected(), P * c.H);
     h_0 = draw(true, c.B * P);
-    c_0 = draw(c.lstm(), c.B * c.H);
+    c_0 = draw(c.carries_c(), c.B * c.H);
     h_mask = draw(c.has(kMasked), c.B * P);
     peephole = draw(c.has(kPeepholes) && c.lstm(), (c.G() - 1) * c.H);
     norm_hh = draw(c.has(kNormalized), width);
     norm_c = draw(c.has(kNormalized) && c.lstm(), c.H);
     bias_c = draw(c.has(kNormalized) && c.lstm(), c.H);
     d_y = draw(true, N * P);
-    d_cells = draw(c.lstm(), N * c.H);
+    d_cells = draw(c.carries_c(), N * c.H);
     d_h_n = draw(true, c.B * P);
-    d_c_n = draw(c.lstm(), c.B * c.H);
+    d_c_n = draw(c.carries_c(), c.B * c.H);
   }
 };
 
@@ -97,7 +97,7 @@ struct RecurrenceArrays {
     const int64_t width = c.G() * c.H, P = c.P(), H = c.H, N = in.N;
     const bool normalized = c.has(kNormalized), two = c.projected() || reset_before();
     y = room(N * P), h_n = room(c.B * P);
-    cells = room(c.lstm() ? N * H : 0), c_n = room(c.lstm() ? c.B * H : 0);
+    cells = room(c.carries_c() ? N * H : 0), c_n = room(c.carries_c() ? c.B * H : 0);
     step = room(N * kept_slots(c.cell) * H), h_in = room(N * P);
     inner = room(two ? N * H : 0), out = room(c.projected() ? N * P : 0);
     sums = room(normalized ? N * width : 0), moments = room(normalized ? N * kMoments : 0);
@@ -105,7 +105,7 @@ struct RecurrenceArrays {
     d_sum = room(normalized || c.cell == Cell::kGru ? N * width : 0);
     d_cell = room(normalized && c.lstm() ? N * H : 0);
     d_out = room(c.projected() ? N * P : 0);
-    d_h_0 = room(c.B * P), d_c_0 = room(c.lstm() ? c.B * H : 0);
+    d_h_0 = room(c.B * P), d_c_0 = room(c.carries_c() ? c.B * H : 0);
   }
 
   bool reset_before() const { return in.c.cell == Cell::kGruResetBefore; }
@@ -123,7 +123,7 @@ struct RecurrenceArrays {
     call.norm_hh = copy(in.norm_hh), call.norm_c = copy(in.norm_c);
     call.bias_c = copy(in.bias_c);
     if (c.has(kNoisy)) {
-      call.noise = {0.3, c.lstm() ? 0.2 : 0.0, c.G() > 1 ? 0.25 : 0.0, &in.seed, 5};
+      call.noise = {0.3, c.carries_c() ? 0.2 : 0.0, c.G() > 1 ? 0.25 : 0.0, &in.seed, 5};
     }
     call.hard_sigmoid = c.has(kHard);
     if (c.has(kClipped)) call.cell_clip = 0.6, call.proj_clip = 0.5;

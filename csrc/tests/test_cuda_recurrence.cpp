@@ -58,7 +58,7 @@ Values results(const RecurrenceInputs& in) {
   arrays.fill_forward(f);
   arrays.fill_backward(b);
   const auto number = [](int64_t count) { return std::vector<T>(count); };
-  std::vector<A> h(B * P), cells(c.lstm() ? B * H : 0), work(B * H);
+  std::vector<A> h(B * P), cells(c.carries_c() ? B * H : 0), work(B * H);
   std::vector<T> sums = number(B * early), candidate = number(reset_before ? B * H : 0);
   std::vector<T> out = number(projected ? B * P : 0), d_h_in = number(B * P);
   std::vector<T> d_inner = number(projected ? B * H : 0);

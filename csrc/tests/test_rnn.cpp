@@ -19,6 +19,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/kernels.h"
 #include "random.h"
+#include "rounded.h"
 #include "run_kernel.h"
 
 using namespace seq2seq_ext;
@@ -383,27 +384,8 @@ void compare(const std::string& where, const Inputs& got, const Inputs& wanted, 
 // The weights as a narrow type holds them. The biases stay as they are.
 Inputs rounded(Inputs in, const Case& c, WeightType type) {
   for (int64_t i = 0; i < static_cast<int64_t>(in.weights.size()); ++i) {
-    if (i % 5 == 2 || i % 5 == 3 || in.weights[i].empty()) continue;
-    Values& w = in.weights[i];
-    const int64_t rows = i % 5 == 4 ? c.P : num_gates(c.cell) * c.H;
-    const int64_t width = static_cast<int64_t>(w.size()) / rows;
-    for (int64_t row = 0; row < rows; ++row) {
-      float largest = 0;
-      for (int64_t k = 0; k < width; ++k)
-        largest = std::max(largest, std::fabs(static_cast<float>(w[row * width + k])));
-      for (int64_t k = 0; k < width; ++k) {
-        double& value = w[row * width + k];
-        const auto single = static_cast<float>(value);
-        if (type == WeightType::kBf16) {
-          // 8 significant bits.
-          int exponent;
-          const double fraction = std::frexp(double(single), &exponent);
-          value = std::ldexp(std::nearbyint(std::ldexp(fraction, 8)), exponent - 8);
-        } else {
-          value = std::nearbyint(single * (127 / largest)) * double(largest) / 127;
-        }
-      }
-    }
+    if (i % 5 == 2 || i % 5 == 3) continue;
+    round_matrix(in.weights[i], i % 5 == 4 ? c.P : num_gates(c.cell) * c.H, type);
   }
   return in;
 }

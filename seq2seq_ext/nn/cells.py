@@ -36,10 +36,12 @@ class LSTMCell(nn.LSTMCell):
         bias: whether ``bias_ih`` and ``bias_hh`` exist.
         device: where the parameters live.
         dtype: of the parameters: float32, float64, float16 or bfloat16.
+        proj_size: keyword only; size P < H that h is projected to; 0 for none, then P = H.
 
     Attributes:
-        weight_ih, weight_hh: (4H, I) and (4H, H); rows of i, f, g, o.
+        weight_ih, weight_hh: (4H, I) and (4H, P); rows of i, f, g, o.
         bias_ih, bias_hh: (4H,), or None.
+        weight_hr: (P, H), with ``proj_size``.
 
     >>> cell = LSTMCell(10, 20)
     >>> h, c = cell(torch.randn(3, 10))
@@ -48,8 +50,9 @@ class LSTMCell(nn.LSTMCell):
     (torch.Size([3, 20]), torch.Size([3, 20]))
     """
 
-    _packed: ops.Packed | None = None  # see seq2seq_ext.prepack
+    _packed: ops.PackedLayers | None = None  # see seq2seq_ext.prepack
     _variant: Variant | None = None  # None in a plain cell
+    proj_size: int = 0
     __prepare_scriptable__ = functional.refuse_script
 
     def __init__(
@@ -59,10 +62,12 @@ class LSTMCell(nn.LSTMCell):
         bias: bool = True,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        proj_size: int = 0,
         **variants: Unpack[LSTMCellVariants],
     ) -> None:
         super().__init__(input_size, hidden_size, bias, device=device, dtype=dtype)
-        variant_layers.set_up_cell(self, "LSTM", variants, device, dtype)
+        variant_layers.set_up_cell(self, "LSTM", proj_size, variants, device, dtype)
 
     def extra_repr(self) -> str:
         return _described(self, super().extra_repr())
@@ -76,7 +81,7 @@ class LSTMCell(nn.LSTMCell):
 
         Args:
             input: (B, I), or (I,) for one sequence; dtype and device of the parameters.
-            hx: ``(h, c)`` before the step, each (B, H) or (H,); zeros if None.
+            hx: ``(h, c)`` before the step, (B, P) and (B, H), or (P,) and (H,); zeros if None.
 
         Returns:
             ``(h, c)`` after the step, sized like ``hx``.
@@ -112,18 +117,25 @@ class GRUCell(nn.GRUCell):
         input_size, hidden_size, bias, device, dtype: as for :class:`LSTMCell`.
         reset_after: keyword only; whether the reset gate follows the recurrent product, as in
             ``torch.nn``, or precedes it, as in the paper.
+        proj_size: keyword only; size P < H that the state is projected to for the gates and the
+            output, as in :class:`seq2seq_ext.GRU`; 0 for none, then P = H.
 
     Attributes:
-        weight_ih, weight_hh: (3H, I) and (3H, H); rows of r, z, n.
+        weight_ih, weight_hh: (3H, I) and (3H, P); rows of r, z, n.
         bias_ih, bias_hh: (3H,), or None.
+        weight_hr: (P, H), with ``proj_size``.
 
     >>> cell = GRUCell(10, 20)
     >>> cell(torch.randn(3, 10), torch.zeros(3, 20)).shape
     torch.Size([3, 20])
+    >>> output, h = GRUCell(10, 20, proj_size=8)(torch.randn(3, 10), torch.zeros(3, 20))
+    >>> output.shape, h.shape
+    (torch.Size([3, 8]), torch.Size([3, 20]))
     """
 
-    _packed: ops.Packed | None = None  # see seq2seq_ext.prepack
+    _packed: ops.PackedLayers | None = None  # see seq2seq_ext.prepack
     _variant: Variant | None = None  # None in a plain cell
+    proj_size: int = 0
     __prepare_scriptable__ = functional.refuse_script
     reset_after: bool = True  # on the class too, for cells that began as an nn.GRUCell
 
@@ -136,11 +148,12 @@ class GRUCell(nn.GRUCell):
         dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,
+        proj_size: int = 0,
         **variants: Unpack[CellVariants],
     ) -> None:
         super().__init__(input_size, hidden_size, bias, device=device, dtype=dtype)
         self.reset_after = bool(reset_after)
-        variant_layers.set_up_cell(self, "GRU", variants, device, dtype)
+        variant_layers.set_up_cell(self, "GRU", proj_size, variants, device, dtype)
 
     def extra_repr(self) -> str:
         described = _described(self, super().extra_repr())
@@ -150,9 +163,15 @@ class GRUCell(nn.GRUCell):
     def _cell(self) -> str:
         return "gru" if self.reset_after else "gru_reset_before"
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """Take one step: as :meth:`LSTMCell.forward`, with ``hx`` (B, H) or (H,) and no c."""
-        return _step(self, self._cell, input, hx, None, self._packed)[0]
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Any:
+        """Take one step: as :meth:`LSTMCell.forward`, with ``hx`` (B, H) or (H,) and no c.
+
+        Returns:
+            The state after the step; with ``proj_size`` ``output, h``, the projected state, (B, P),
+            and the state.
+        """
+        output, h = _step(self, self._cell, input, hx, None, self._packed)
+        return output if h is None else (output, h)
 
 
 class RNNCell(nn.RNNCell):
@@ -161,18 +180,21 @@ class RNNCell(nn.RNNCell):
     Args:
         input_size, hidden_size, bias, device, dtype: as for :class:`LSTMCell`.
         nonlinearity: ``"tanh"`` or ``"relu"``.
+        proj_size: keyword only; as for :class:`LSTMCell`.
 
     Attributes:
-        weight_ih, weight_hh: (H, I) and (H, H).
+        weight_ih, weight_hh: (H, I) and (H, P).
         bias_ih, bias_hh: (H,), or None.
+        weight_hr: (P, H), with ``proj_size``.
 
     >>> cell = RNNCell(10, 20, nonlinearity="relu")
     >>> cell(torch.randn(10)).shape
     torch.Size([20])
     """
 
-    _packed: ops.Packed | None = None  # see seq2seq_ext.prepack
+    _packed: ops.PackedLayers | None = None  # see seq2seq_ext.prepack
     _variant: Variant | None = None  # None in a plain cell
+    proj_size: int = 0
     __prepare_scriptable__ = functional.refuse_script
 
     def __init__(
@@ -183,10 +205,12 @@ class RNNCell(nn.RNNCell):
         nonlinearity: str = "tanh",
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        proj_size: int = 0,
         **variants: Unpack[CellVariants],
     ) -> None:
         super().__init__(input_size, hidden_size, bias, nonlinearity, device=device, dtype=dtype)
-        variant_layers.set_up_cell(self, "RNN", variants, device, dtype)
+        variant_layers.set_up_cell(self, "RNN", proj_size, variants, device, dtype)
 
     def extra_repr(self) -> str:
         return _described(self, super().extra_repr())
@@ -196,15 +220,17 @@ class RNNCell(nn.RNNCell):
         return f"rnn_{self.nonlinearity}"
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """Take one step: as :meth:`LSTMCell.forward`, with ``hx`` (B, H) or (H,) and no c."""
+        """Take one step: as :meth:`LSTMCell.forward`, with ``hx`` (B, P) or (P,) and no c."""
         if self.nonlinearity not in ("tanh", "relu"):
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         return _step(self, self._cell, input, hx, None, self._packed)[0]
 
 
 def _described(module: Any, plain: str) -> str:
-    """A cell's repr with the settings of its variant."""
-    return ", ".join([plain, *([] if module._variant is None else module._variant.described())])
+    """A cell's repr with its projection and the settings of its variant."""
+    projection = [f"proj_size={module.proj_size}"] if module.proj_size else []
+    variant = [] if module._variant is None else module._variant.described()
+    return ", ".join([plain, *projection, *variant])
 
 
 def _step(
@@ -213,7 +239,7 @@ def _step(
     x: Tensor,
     h: Tensor | None,
     c: Tensor | None,
-    packed: ops.Packed | None,
+    packed: ops.PackedLayers | None,
 ) -> tuple[Tensor, Tensor | None]:
     """``module``'s step from ``(h, c)``."""
     weights = _current_weights(module)
@@ -241,7 +267,7 @@ def _checked(
     h: Tensor | None,
     c: Tensor | None,
     weights: list[Tensor],
-    packed: ops.Packed | None,
+    packed: ops.PackedLayers | None,
 ) -> tuple[Tensor, Tensor | None]:
     """The step after the checks of ``torch.nn`` in its words."""
     name = type(module).__name__
@@ -254,6 +280,7 @@ def _checked(
         x = x.unsqueeze(0)
     w_ih = weights[0]
     B, H = x.size(0), module.hidden_size
+    P = module.proj_size or H
     if x.size(1) != w_ih.size(1):
         raise RuntimeError(
             f"input has inconsistent input_size: got {x.size(1)} expected {w_ih.size(1)}"
@@ -263,7 +290,8 @@ def _checked(
 
     if h is not None:
         lstm = isinstance(module, nn.LSTMCell)
-        h = _state(name, 0 if lstm else None, h, single, B, H, w_ih)
+        features = H if isinstance(module, nn.GRUCell) else P
+        h = _state(name, 0 if lstm else None, h, single, B, features, w_ih)
         if lstm:
             c = _state(name, 1, c, single, B, H, w_ih)
 
@@ -282,9 +310,15 @@ def _checked(
 
 
 def _state(
-    name: str, index: int | None, h: Tensor | None, single: bool, B: int, H: int, weight: Tensor
+    name: str,
+    index: int | None,
+    h: Tensor | None,
+    single: bool,
+    B: int,
+    features: int,
+    weight: Tensor,
 ) -> Tensor:
-    """``h`` (``hx[index]`` of a pair) as a checked (B, H)."""
+    """``h`` (``hx[index]`` of a pair) as a checked (B, features)."""
     hidden = "hidden" if index is None else f"hx[{index}]"
     if not isinstance(h, Tensor):
         raise TypeError(f"{name}: Expected {hidden} to be a Tensor, got {type(h).__name__}")
@@ -301,9 +335,9 @@ def _state(
         raise RuntimeError(
             f"Input batch size {B} doesn't match hidden{place} batch size {h.size(0)}"
         )
-    if h.size(1) != H:
+    if h.size(1) != features:
         raise RuntimeError(
-            f"hidden{place} has inconsistent hidden_size: got {h.size(1)}, expected {H}"
+            f"hidden{place} has inconsistent hidden_size: got {h.size(1)}, expected {features}"
         )
     _check_like_weight(name, hidden, h, weight)
     return h if h.dtype == weight.dtype else h.to(weight.dtype)

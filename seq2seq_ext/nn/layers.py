@@ -48,7 +48,7 @@ class _Layer(nn.RNNBase):
 
     torch_class: ClassVar[type[nn.RNNBase]]
     _answered_class: ClassVar[type[nn.RNNBase]]
-    _packed: ops.Packed | None = None  # see seq2seq_ext.prepack
+    _packed: ops.PackedLayers | None = None  # see seq2seq_ext.prepack
     # None in a plain layer, as in those that began as torch.nn's.
     _variant: Variant | None = None
     _sizes: tuple[int, ...] | None = None  # of the layers, where they were listed
@@ -126,7 +126,8 @@ class _Layer(nn.RNNBase):
             self.save = save
         if sizes is not None:
             self.hidden_size, self._sizes = cast("int", sizes), sizes
-        if sizes is not None or variant != Variant():
+        # torch.nn has projected LSTMs, and no others.
+        if sizes is not None or variant != Variant() or (self.proj_size and mode != "LSTM"):
             self._variant = variant
             variant_layers.add_parameters(self, device, dtype)
             self.reset_parameters()
@@ -156,14 +157,15 @@ class _Layer(nn.RNNBase):
                 there.
             layout: ``"keras"``: kernel (I, G*H), recurrent_kernel (H, G*H), bias, as
                 ``get_weights`` gives them; a Bidirectional's second direction follows.
-                ``"haste"``: the same arrays, and a GRU's recurrent_bias.
+                ``"haste"``: the same arrays, and a GRU's recurrent_bias; after them gamma (2, G*H)
+                and, of an LSTM, gamma_h and beta_h (H,), where the layer normalizes.
                 ``"onnx"``: W (D, G*H, I), R (D, G*H, H), B (D, 2*G*H).
                 G is the number of gates. Biases may be missing.
             reset_after: of a GRU: Keras' argument of that name, the operator's
                 ``linear_before_reset`` in ONNX. It must be given where the arrays do not tell:
                 for ``"onnx"``, and for ``"keras"`` without biases.
             **options: further arguments of the class: ``batch_first``, ``dropout``,
-                ``nonlinearity``.
+                ``nonlinearity``, ``zoneout``, ``weight_drop``.
 
         Returns:
             The layer; sizes, ``num_layers``, ``bias``, ``bidirectional`` and dtype are those of
@@ -194,23 +196,26 @@ class _Layer(nn.RNNBase):
             of both.
 
         Raises:
-            ValueError: if ``layout`` is unknown, or has no such layer.
+            ValueError: if ``layout`` is unknown, or has no such layer: haste has ``layer_norm``,
+                ``zoneout`` of h and ``weight_drop``, and no layout any other variant.
 
         >>> [[kernel, recurrent_kernel, bias]] = LSTM(3, 2).to_weights("keras")
         >>> kernel.shape, recurrent_kernel.shape, bias.shape
         (torch.Size([3, 8]), torch.Size([2, 8]), torch.Size([8]))
         """
-        if self._variant is not None:
-            raise ValueError(f"layout {layout!r} has plain layers only, got {self}")
+        if self._sizes is not None:
+            raise ValueError(
+                f"layout {layout!r} has layers of one size, got hidden_size={self._sizes}"
+            )
         if self.proj_size:
             raise ValueError(f"layout {layout!r} has no projection, got proj_size={self.proj_size}")
         return layouts.from_torch(
-            self._current_weights(),
+            variant_layers.directions_of(self),
             layout,
             self.torch_class.__name__,
             getattr(self, "reset_after", None),
             2 if self.bidirectional else 1,
-            bool(self.bias),
+            self._variant,
         )
 
     @property
@@ -446,20 +451,31 @@ class GRU(_Layer):
     With ``reset_after=False`` the candidate is the paper's,
     :math:`n_t = \tanh(W_{in} x_t + b_{in} + W_{hn} (r_t \odot h_{t-1}) + b_{hn})`.
 
+    With ``proj_size`` the gates read :math:`p_{t-1} = W_{hr} h_{t-1}` in the place of
+    :math:`h_{t-1}`, and :math:`p_t` is the layer's output; the state that
+    :math:`z_t` keeps a part of remains :math:`h_t` (Cheng et al. 2018; the projected GRU of Kaldi,
+    with the reset gate after the product). So output and state differ in size: output has P
+    features, ``hx`` and ``h_n`` have H. Zoneout acts on :math:`h_t`.
+
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
             dtype, save: as for :class:`LSTM`.
-        proj_size: not supported, as in ``torch.nn``; it holds the place of that argument.
+        proj_size: size P < H of the output and of what the gates read; 0 for none, then P = H. Not
+            with ``reset_after=False``.
         reset_after: keyword only; whether the reset gate follows the recurrent product.
 
     Attributes:
-        weight_ih_l[k], weight_hh_l[k]: (3H, I or D*H) and (3H, H); rows of r, z, n.
+        weight_ih_l[k], weight_hh_l[k]: (3H, I or D*P) and (3H, P); rows of r, z, n.
         bias_ih_l[k], bias_hh_l[k]: (3H,).
+        weight_hr_l[k]: (P, H), with ``proj_size``.
 
     >>> gru = GRU(10, 20, batch_first=True, reset_after=False)
     >>> output, h_n = gru(torch.randn(3, 5, 10))
     >>> output.shape, h_n.shape
     (torch.Size([3, 5, 20]), torch.Size([1, 3, 20]))
+    >>> output, h_n = GRU(10, 20, proj_size=8)(torch.randn(5, 3, 10))
+    >>> output.shape, h_n.shape
+    (torch.Size([5, 3, 8]), torch.Size([1, 3, 20]))
     """
 
     torch_class = nn.GRU
@@ -474,7 +490,7 @@ class GRU(_Layer):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        proj_size: int | None = None,
+        proj_size: int = 0,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
         *,
@@ -483,7 +499,7 @@ class GRU(_Layer):
         **variants: Unpack[CommonVariants],
     ) -> None:
         self.__dict__["reset_after"] = bool(reset_after)  # before there is a module to set it on
-        _refuse_proj_size(proj_size)
+        variant_layers.check_projection(self, proj_size)
         _Layer.__init__(
             self,
             "GRU",
@@ -494,7 +510,7 @@ class GRU(_Layer):
             batch_first,
             dropout,
             bidirectional,
-            0,
+            proj_size,
             device,
             dtype,
             save,
@@ -528,15 +544,18 @@ class RNN(_Layer):
 
     .. math:: h_t = \phi(W_{ih} x_t + b_{ih} + W_{hh} h_{t-1} + b_{hh})
 
+    and :math:`h_t \leftarrow W_{hr} h_t` with ``proj_size``, as in :class:`LSTM`.
+
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
             dtype, save: as for :class:`LSTM`.
         nonlinearity: :math:`\phi`, ``"tanh"`` or ``"relu"``.
-        proj_size: not supported, as in ``torch.nn``; it holds the place of that argument.
+        proj_size: size P < H that the hidden state is projected to; 0 for none, then P = H.
 
     Attributes:
-        weight_ih_l[k], weight_hh_l[k]: (H, I or D*H) and (H, H).
+        weight_ih_l[k], weight_hh_l[k]: (H, I or D*P) and (H, P).
         bias_ih_l[k], bias_hh_l[k]: (H,).
+        weight_hr_l[k]: (P, H), with ``proj_size``.
 
     >>> rnn = RNN(10, 20, nonlinearity="relu")
     >>> output, h_n = rnn(torch.randn(5, 10))
@@ -557,14 +576,13 @@ class RNN(_Layer):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        proj_size: int | None = None,
+        proj_size: int = 0,
         device: torch.device | str | int | None = None,
         dtype: torch.dtype | None = None,
         *,
         save: str = "gates",
         **variants: Unpack[CommonVariants],
     ) -> None:
-        _refuse_proj_size(proj_size)
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(
                 f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
@@ -580,7 +598,7 @@ class RNN(_Layer):
             batch_first,
             dropout,
             bidirectional,
-            0,
+            proj_size,
             device,
             dtype,
             save,
@@ -599,11 +617,6 @@ class RNN(_Layer):
         lengths: Tensor | None = None,
         resets: Tensor | None = None,
     ) -> tuple[Any, Tensor]:
-        """Run over whole sequences: as :meth:`LSTM.forward`, with ``hx`` and h_n (L*D, B, H)."""
+        """Run over whole sequences: as :meth:`LSTM.forward`, with ``hx`` and h_n (L*D, B, P)."""
         output, h_n, _, _ = self._run(input, hx, lengths, resets)
         return output, h_n
-
-
-def _refuse_proj_size(proj_size: int | None) -> None:
-    if proj_size is not None:
-        raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")

@@ -3,7 +3,8 @@
 Every library holds the same numbers: for each layer and direction a matrix for the input, one for
 the state, and one or two biases, all of them cut into gates. They differ in the order of the gates,
 in which way a matrix lies and in the arrays that the biases are put in, which is what
-:data:`_LAYOUTS` says. G is the number of gates.
+:data:`_LAYOUTS` says. G is the number of gates. Haste has layers with layer normalization as well,
+whose gains lie in arrays of their own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from seq2seq_ext.variants import Variant
+from seq2seq_ext.variants.stack import Direction
 
 __all__ = ["from_torch", "to_torch"]
 
@@ -27,12 +31,15 @@ class _Cell(NamedTuple):
         biases: the shape of each array of biases, the last size in units of G*H. One unit in all:
             the sum of the input's and the state's bias. Two units: the input's, then the state's.
         reset_after: of a GRU.
+        norms: the arrays of layer normalization, where the cell has it, and what each holds: both
+            gains of gates, (2, G*H), or one of the two that a normalized cell state has, (H,).
     """
 
     mode: str
     gates: str
     biases: dict[str, tuple[int, ...]]
     reset_after: bool | None = None
+    norms: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 (a NamedTuple's default; nobody writes)
 
 
 class _Layout(NamedTuple):
@@ -44,15 +51,20 @@ class _Layout(NamedTuple):
         reverse: where the second direction is: in the first ``"axis"`` of every array, of size D;
             in as many arrays ``"behind"`` those of the first; or None, there is none.
         cells: those that it has.
+        variants: settings of a layer here that its layers have too, as arguments.
     """
 
     matrices: tuple[str, str]
     transposed: bool
     reverse: str | None
     cells: tuple[_Cell, ...]
+    variants: tuple[str, ...] = ()
 
 
 _TORCH_GATES = {"LSTM": "ifgo", "GRU": "rzn", "RNN": "n"}
+
+_BOTH = ("norm_ih", "norm_hh")
+_OF_CELL = ("norm_c", "bias_c")  # not of gates
 
 _LAYOUTS = {
     "keras": _Layout(
@@ -72,8 +84,22 @@ _LAYOUTS = {
         reverse=None,
         cells=(
             _Cell("LSTM", "igfo", {"bias": (1,)}),
+            _Cell(
+                "LSTM",
+                "igfo",
+                {"bias": (1,)},
+                norms={"gamma": _BOTH, "gamma_h": ("norm_c",), "beta_h": ("bias_c",)},
+            ),
             _Cell("GRU", "zrn", {"bias": (1,), "recurrent_bias": (1,)}, reset_after=True),
+            _Cell(
+                "GRU",
+                "zrn",
+                {"bias": (1,), "recurrent_bias": (1,)},
+                reset_after=True,
+                norms={"gamma": _BOTH},
+            ),
         ),
+        variants=("layer_norm", "zoneout", "weight_drop"),
     ),
     "onnx": _Layout(
         matrices=("W", "R"),
@@ -102,7 +128,7 @@ def to_torch(
         ValueError: if one of them does not fit, naming it.
     """
     form, cells = _find(layout, mode, reset_after)
-    layers = {name: _arrays(name, layer, form, cells[0]) for name, layer in _layers(weights)}
+    layers = {name: _arrays(name, layer, form, cells) for name, layer in _layers(weights)}
     name, first = next(iter(layers.items()))
     cell = _choose(cells, first[0], form)
     I, H, D = _sizes(name, first, form)
@@ -118,38 +144,60 @@ def to_torch(
         "input_size": I,
         "hidden_size": H,
         "num_layers": len(layers),
-        "bias": len(first[0]) > len(form.matrices),
+        "bias": any(name in first[0] for name in cell.biases),
         "bidirectional": D == 2,
         "dtype": first[0][form.matrices[0]].dtype,
     }
     if cell.reset_after is not None:
         arguments["reset_after"] = cell.reset_after
+    if cell.norms:
+        arguments["layer_norm"] = True
     return arguments, state
 
 
 def from_torch(
-    weights: Sequence[Tensor], layout: str, mode: str, reset_after: bool | None, D: int, bias: bool
+    directions: Sequence[Direction],
+    layout: str,
+    mode: str,
+    reset_after: bool | None,
+    D: int,
+    variant: Variant | None,
 ) -> list[list[Tensor]]:
     """The arrays of each layer in ``layout``: what :func:`to_torch` reads.
 
     Args:
-        weights: those of a layer without a projection, in ``torch.nn``'s order.
+        directions: the weights of a layer without a projection, layer by layer.
         layout, mode, reset_after: as for :func:`to_torch`.
         D: the number of directions.
-        bias: whether biases are among the weights.
+        variant: the settings of a layer that has some.
 
     Raises:
         ValueError: if ``layout`` is unknown or has no such layer.
     """
-    form, (cell, *_) = _find(layout, mode, reset_after)
+    form, cells = _find(layout, mode, reset_after)
     if D == 2 and form.reverse is None:
         raise ValueError(f"layout {layout!r} has no layer of two directions")
-    n = 4 if bias else 2
-    directions = [_write(weights[k : k + n], form, cell) for k in range(0, len(weights), n)]
-    layers = [directions[k : k + D] for k in range(0, len(directions), D)]
+    if variant is not None:
+        _check_variant(variant, layout, form, directions[0].b_ih is not None)
+    normalized = directions[0].norm_ih is not None
+    cell = next(c for c in cells if bool(c.norms) == normalized)
+    arrays = [_write(weights, form, cell) for weights in directions]
+    layers = [arrays[k : k + D] for k in range(0, len(arrays), D)]
     if form.reverse == "axis":
-        return [[torch.stack(arrays) for arrays in zip(*layer, strict=True)] for layer in layers]
+        return [[torch.stack(same) for same in zip(*layer, strict=True)] for layer in layers]
     return [[array for arrays in layer for array in arrays] for layer in layers]
+
+
+def _check_variant(variant: Variant, layout: str, form: _Layout, bias: bool) -> None:
+    """Refuse settings without which the layout's layer would compute something else."""
+    for setting in variant.described():
+        # A forget_bias is in the weights, and nothing more.
+        if setting.partition("=")[0] not in (*form.variants, "forget_bias"):
+            raise ValueError(f"layout {layout!r} has no layer with {setting}")
+    if variant.zoneout_c:
+        raise ValueError(f"layout {layout!r} has zoneout of h alone, got zoneout={variant.zoneout}")
+    if variant.layer_norm and not bias:
+        raise ValueError(f"layout {layout!r} has layer_norm with biases alone, got bias=False")
 
 
 def _find(layout: str, mode: str, reset_after: bool | None) -> tuple[_Layout, list[_Cell]]:
@@ -173,25 +221,31 @@ def _layers(weights: Any) -> list[tuple[str, Any]]:
     return [("weights", weights)]
 
 
-def _arrays(name: str, given: Any, form: _Layout, cell: _Cell) -> list[dict[str, Tensor]]:
+def _arrays(name: str, given: Any, form: _Layout, cells: list[_Cell]) -> list[dict[str, Tensor]]:
     """One layer's arrays by their names: a set for each direction, or one that holds both."""
-    without, full = form.matrices, (*form.matrices, *cell.biases)
+    full = [*form.matrices, *cells[0].biases]
+    kinds = [[*form.matrices], full, *([*full, *c.norms] for c in cells if c.norms)]
     wanted = (
-        f"{', '.join(without)} and, where there are biases, {', '.join(cell.biases)}, "
-        "but nothing of peepholes or layer normalisation"
+        f"{', '.join(kinds[0])} and, where there are biases, {', '.join(cells[0].biases)}, "
+    ) + (
+        f"and then, where it normalizes, {', '.join(kinds[2][len(full) :])}"
+        if len(kinds) > 2
+        else "but nothing of peepholes or layer normalisation"
     )
     if isinstance(given, Mapping):
-        if set(given) not in (set(without), set(full)):
+        found = next((names for names in kinds if set(names) == set(given)), None)
+        if found is None:
             raise ValueError(f"{name} must hold {wanted}; got {', '.join(map(str, given))}")
-        sets = [{array: given[array] for array in full if array in given}]
+        sets = [{array: given[array] for array in found}]
     elif isinstance(given, (list, tuple)):
         D_max = 2 if form.reverse == "behind" else 1
-        names = {D * len(n): n for D in range(1, D_max + 1) for n in (without, full)}
-        if len(given) not in names:
+        numbers = {D * len(names): names for D in range(1, D_max + 1) for names in kinds}
+        if len(given) not in numbers:
             twice = "" if D_max == 1 else ", and the same again for a second direction"
             raise ValueError(f"{name} must be {wanted}{twice}; got {len(given)} arrays")
-        n = len(names[len(given)])
-        sets = [dict(zip(full[:n], given[k : k + n], strict=True)) for k in range(0, len(given), n)]
+        found = numbers[len(given)]
+        n = len(found)
+        sets = [dict(zip(found, given[k : k + n], strict=True)) for k in range(0, len(given), n)]
     else:
         raise ValueError(
             f"{name} must be a list or a mapping of arrays, got {type(given).__name__}"
@@ -214,7 +268,12 @@ def _tensor(name: str, value: Any) -> Tensor:
 
 
 def _choose(cells: list[_Cell], arrays: dict[str, Tensor], form: _Layout) -> _Cell:
-    """The cell whose biases have as many axes as the given ones; the first if none fits."""
+    """The cell whose arrays these are, by names and axes; the first of these names if none fits."""
+    cells = [
+        cell
+        for cell in cells
+        if set(cell.norms) == set(arrays) - set(cell.biases) - set(form.matrices)
+    ]
     fitting = [
         cell
         for cell in cells
@@ -255,7 +314,8 @@ def _shapes(form: _Layout, cell: _Cell, I: int, H: int, D: int) -> dict[str, tup
         array: lead + ((size, rows) if form.transposed else (rows, size))
         for array, size in zip(form.matrices, (I, H), strict=True)
     }
-    return shapes | {b: (*lead, *units[:-1], units[-1] * rows) for b, units in cell.biases.items()}
+    shapes |= {b: (*lead, *units[:-1], units[-1] * rows) for b, units in cell.biases.items()}
+    return shapes | {n: (2, rows) if held == _BOTH else (H,) for n, held in cell.norms.items()}
 
 
 def _check(
@@ -294,29 +354,44 @@ def _read(arrays: dict[str, Tensor], form: _Layout, cell: _Cell) -> dict[str, Te
     """One direction's arrays under the names and in the order of ``torch.nn``."""
     w_ih, w_hh = (arrays[name].T if form.transposed else arrays[name] for name in form.matrices)
     parts = {"weight_ih": w_ih, "weight_hh": w_hh}
-    if len(arrays) > len(parts):
-        biases = torch.cat([arrays[name].flatten() for name in cell.biases])
+    given = [arrays[name].flatten() for name in cell.biases if name in arrays]
+    if given:
+        biases = torch.cat(given)
         rows = len(w_hh)
         parts["bias_ih"] = biases[:rows]
         parts["bias_hh"] = biases[rows:] if len(biases) > rows else torch.zeros_like(biases)
+    for name, held in cell.norms.items():
+        parts |= zip(held, arrays[name].reshape(len(held), -1), strict=True)
     return {
-        name: _reorder(part, cell.gates, _TORCH_GATES[cell.mode]) for name, part in parts.items()
+        name: part.clone()
+        if name in _OF_CELL
+        else _reorder(part, cell.gates, _TORCH_GATES[cell.mode])
+        for name, part in parts.items()
     }
 
 
-def _write(weights: Sequence[Tensor], form: _Layout, cell: _Cell) -> list[Tensor]:
-    """Undo :func:`_read` for the weights of one direction, in the order of ``cell.biases``."""
-    w_ih, w_hh, *biases = (
-        _reorder(w.detach(), _TORCH_GATES[cell.mode], cell.gates) for w in weights
-    )
-    arrays = [w.T.contiguous() if form.transposed else w for w in (w_ih, w_hh)]
-    if biases:
+def _write(weights: Direction, form: _Layout, cell: _Cell) -> list[Tensor]:
+    """Undo :func:`_read` for the weights of one direction, in the order of ``cell``'s arrays."""
+
+    def gates(weight: Tensor) -> Tensor:
+        return _reorder(weight.detach(), _TORCH_GATES[cell.mode], cell.gates)
+
+    matrices = [gates(weights.w_ih), gates(weights.w_hh)]
+    arrays = [w.T.contiguous() if form.transposed else w for w in matrices]
+    if weights.b_ih is not None and weights.b_hh is not None:
+        biases = [gates(weights.b_ih), gates(weights.b_hh)]
         units = [math.prod(shape) for shape in cell.biases.values()]
         both = biases if sum(units) == 2 else [biases[0] + biases[1]]
-        rows = len(w_hh)
+        rows = len(biases[0])
         parts = torch.split(torch.cat(both), [n * rows for n in units])
         for part, shape in zip(parts, cell.biases.values(), strict=True):
             arrays.append(part.reshape(*shape[:-1], shape[-1] * rows))
+    for held in cell.norms.values():
+        norms = [getattr(weights, name) for name in held]
+        if held == _BOTH:
+            arrays.append(torch.stack([gates(norm) for norm in norms]))
+        else:
+            arrays.append(norms[0].detach().clone())
     return arrays
 
 

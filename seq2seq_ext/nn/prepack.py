@@ -18,7 +18,8 @@ from seq2seq_ext import ops
 from seq2seq_ext.kernels import DTYPES
 from seq2seq_ext.nn.cells import GRUCell, LSTMCell, RNNCell, _current_weights
 from seq2seq_ext.nn.layers import GRU, LSTM, RNN
-from seq2seq_ext.nn.replace import NotReplaced, warn_of
+from seq2seq_ext.nn.variant_layers import stack_of
+from seq2seq_ext.variants.stack import PackedStack
 
 __all__ = ["prepack", "unpack"]
 
@@ -44,11 +45,13 @@ def prepack(model: Model, dtype: torch.dtype | None = None) -> Model:
     to a single bit, is noticed before the layer has computed 1024 further time steps. For that, one
     in 1024 of the weights is looked at for each time step, which takes some per cent of a call.
 
-    Layers whose weights are computed in each call (parametrizations, pruning,
-    ``torch.func.functional_call`` with plain tensors) run as if not prepacked as long as they are.
+    Layers whose weights are computed in each call (parametrizations, pruning, ``weight_drop`` while
+    training, ``torch.func.functional_call`` with plain tensors) run as if not prepacked as long as
+    they are.
 
-    **Layers with variants** (``layer_norm``, ``zoneout`` and so on, ``hidden_size`` as a list) are
-    left as they are, and named in a ``UserWarning``.
+    **Of layers with variants** (``layer_norm``, ``zoneout`` and so on, ``hidden_size`` as a list)
+    the matrices are packed; biases, gains and peepholes are read as they are in each call. With
+    ``dtype`` None the input's matrix is left to torch, which multiplies it as without this.
 
     Under ``torch.autocast`` a prepacked layer uses the weights that it keeps, and its outputs are
     rounded to autocast's dtype.
@@ -70,8 +73,8 @@ def prepack(model: Model, dtype: torch.dtype | None = None) -> Model:
     Raises:
         TypeError: if ``model`` is not a module.
         ValueError: if ``dtype`` is another one, ``model`` holds none of this package's layers and
-            cells (see :func:`~seq2seq_ext.replace_modules`) but those with variants, or ``dtype``
-            is a narrow one and a layer has float64 weights. Nothing is changed then.
+            cells (see :func:`~seq2seq_ext.replace_modules`), or ``dtype`` is a narrow one and a
+            layer has float64 weights. Nothing is changed then.
 
     >>> from seq2seq_ext import LSTM
     >>> model = prepack(LSTM(4, 8), torch.int8).eval()
@@ -80,13 +83,11 @@ def prepack(model: Model, dtype: torch.dtype | None = None) -> Model:
     """
     if dtype not in _DTYPES:
         raise ValueError(f"dtype must be None, torch.bfloat16 or torch.int8, got {dtype!r}")
-    found = _layers(model, "prepack")
-    layers = {name: layer for name, layer in found.items() if not _variants(layer)}
+    layers = _layers(model, "prepack")
     if not layers:
-        what = "none but layers with variants" if found else "none"
         raise ValueError(
-            f"model must hold plain layers or cells of seq2seq_ext, got {what} in "
-            f"{type(model).__name__}; replace_modules(model) makes those of torch.nn such"
+            f"model must hold layers or cells of seq2seq_ext, got none in {type(model).__name__}; "
+            "replace_modules(model) makes those of torch.nn such"
         )
     weights = {name: _weights(layer) for name, layer in layers.items()}
     for name, layer in layers.items():
@@ -96,16 +97,11 @@ def prepack(model: Model, dtype: torch.dtype | None = None) -> Model:
                 f"{name or 'the model'} ({type(layer).__name__})"
             )
     for name, layer in layers.items():
-        packed = ops.Packed(dtype)
+        kind = ops.PackedLayers if getattr(layer, "_variant", None) is None else PackedStack
+        packed = kind(dtype)
         layer._packed = packed  # type: ignore[assignment]
         if _packs_now(weights[name]):
-            packed.make(weights[name], operator_options(layer))
-    left = [
-        NotReplaced(name, layer, f"weights of a layer with {_variants(layer)} have no packed form")
-        for name, layer in found.items()
-        if name not in layers
-    ]
-    warn_of(left, "prepack")
+            packed.make(weights[name], _packing(layer))
     return model
 
 
@@ -139,19 +135,21 @@ def _layers(model: nn.Module, function: str) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if isinstance(module, _FUSED)}
 
 
-def _variants(layer: nn.Module) -> str:
-    """What a layer has beside torch's equations, in words; empty for a plain one."""
-    variant = getattr(layer, "_variant", None)
-    if variant is None:
-        return ""
-    return ", ".join(variant.described()) or "a list of hidden sizes"
-
-
 def _weights(layer: nn.Module) -> list[Tensor]:
+    """What is packed, as it is now: all weights of a plain layer, the matrices of others."""
+    if getattr(layer, "_variant", None) is not None:
+        return stack_of(layer).matrices
     if isinstance(layer, (LSTM, GRU, RNN)):
         return layer._current_weights()
     assert isinstance(layer, nn.RNNCellBase)
     return _current_weights(layer)
+
+
+def _packing(layer: nn.Module) -> tuple[int, ...]:
+    """What else is told to pack them."""
+    if getattr(layer, "_variant", None) is not None:
+        return stack_of(layer).packing
+    return operator_options(layer)
 
 
 def _packs_now(weights: list[Tensor]) -> bool:

@@ -7,7 +7,8 @@ Beside those of ``torch.nn`` such a layer has, per layer and direction ``[k]``,
 - ``norm_ih_l[k]``, ``norm_hh_l[k]``: (G*H,), gains of the normalized sums, whose biases are the
   layer's own; ``norm_c_l[k]``, ``bias_c_l[k]``: (H,), gain and bias of the normalized cell;
 
-and for the whole layer ``h_0`` and ``c_0``, learnt initial states, (L*D, 1, P) and (L*D, 1, H).
+and for the whole layer ``h_0`` and ``c_0``, learnt initial states, (L*D, 1, P), of a GRU with H
+for P, and (L*D, 1, H).
 Gates of a coupled LSTM are f, g, o: its weights have 3H rows.  The cells' parameters have the same
 names without ``_l[k]``.
 """
@@ -35,6 +36,7 @@ class CellVariants(TypedDict, total=False):
     recurrent_dropout_kind: str
     weight_drop: float
     hard_sigmoid: bool
+    proj_clip: float | None
     learn_initial_state: bool
 
 
@@ -56,28 +58,49 @@ class CommonVariants(CellVariants, total=False):
 class LSTMVariants(CommonVariants, LSTMCellVariants, total=False):
     """Those of an LSTM."""
 
-    proj_clip: float | None
     return_cells: bool
 
 
 def set_up_cell(
-    cell: Any, kind: str, variants: LSTMCellVariants | CellVariants, device: Any, dtype: Any
+    cell: Any,
+    kind: str,
+    proj_size: int,
+    variants: LSTMCellVariants | CellVariants,
+    device: Any,
+    dtype: Any,
 ) -> None:
     """Give a new cell the settings of its variant and their parameters."""
-    for name in ("residual", "return_cells", "proj_clip"):
+    for name in ("residual", "return_cells"):
         if name in variants:
             raise TypeError(f"{kind}Cell got an unexpected keyword argument '{name}'")
+    if not 0 <= proj_size < cell.hidden_size:
+        raise ValueError(
+            f"proj_size must be at least 0 and smaller than hidden_size {cell.hidden_size}, "
+            f"got {proj_size}"
+        )
+    check_projection(cell, proj_size)
     variant = Variant(**variants)
-    variant.check(kind, bool(cell.bias), False)
+    variant.check(kind, bool(cell.bias), bool(proj_size))
     if variant.state_dropout:
         raise ValueError(
             "recurrent_dropout_kind 'state' is for a layer, which draws one mask for all steps: "
             "multiply the cell's hx by a mask, or choose 'candidate'"
         )
-    if variant != Variant():
+    if proj_size:
+        cell.proj_size = proj_size
+    if proj_size or variant != Variant():
         cell._variant = variant
         add_parameters(cell, device, dtype)
         reset_parameters(cell)
+
+
+def check_projection(layer: Any, proj_size: int) -> None:
+    """Refuse a projection of a GRU whose second product would read gated units of it."""
+    if proj_size and not getattr(layer, "reset_after", True):
+        raise ValueError(
+            "proj_size is for a GRU with reset_after=True, "
+            f"got proj_size={proj_size} and reset_after=False"
+        )
 
 
 def hidden_sizes(hidden_size: Any, num_layers: int) -> tuple[int, int, tuple[int, ...] | None]:
@@ -123,7 +146,7 @@ def add_parameters(layer: Any, device: Any, dtype: torch.dtype | None) -> None:
     proj_size, sizes = getattr(layer, "proj_size", 0), getattr(layer, "_sizes", None)
     for _, features, H, end in layers_of(layer):
         P = proj_size or H
-        if sizes is not None or cell == "coupled_lstm":
+        if sizes is not None or proj_size or cell == "coupled_lstm":
             add("weight_ih" + end, G * H, features)
             add("weight_hh" + end, G * H, P)
             if layer.bias:
@@ -171,13 +194,13 @@ def reset_parameters(layer: Any) -> None:
             nn.init.zeros_(getattr(layer, name))
 
 
-def stack_of(layer: Any) -> Stack:
-    """The layer's weights and settings as they are now."""
+def directions_of(layer: Any) -> list[Direction]:
+    """The weights of a layer or cell as they are now, layer by layer."""
 
     def weight(name: str) -> Tensor | None:
         return cast("Tensor | None", getattr(layer, name, None))
 
-    directions = [
+    return [
         Direction(
             getattr(layer, "weight_ih" + end),
             getattr(layer, "weight_hh" + end),
@@ -188,23 +211,32 @@ def stack_of(layer: Any) -> Stack:
         )
         for _, _, _, end in layers_of(layer)
     ]
+
+
+def stack_of(layer: Any) -> Stack:
+    """The layer's weights and settings as they are now."""
     sizes = None
     if getattr(layer, "_sizes", None) is not None:
-        sizes = [(layer.proj_size or H, H) for H in layer._sizes]
+        gru = layer._cell == "gru"  # whose state is not projected
+        sizes = [(H if gru else layer.proj_size or H, H) for H in layer._sizes]
     return Stack(
-        directions,
+        directions_of(layer),
         layer._cell,
         2 if getattr(layer, "bidirectional", False) else 1,
         layer._variant,
         layer.training,
         sizes,
-        weight("h_0"),
-        weight("c_0"),
+        getattr(layer, "h_0", None),
+        getattr(layer, "c_0", None),
+        layer._packed,
     )
 
 
 def step(cell: Any, x: Tensor, h: Tensor | None, c: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """A cell's step from (B, H): a sequence of one, in the dtype of the weights."""
+    """A cell's step: a sequence of one, in the dtype of the weights.
+
+    Returns h and c; of a GRU with a projection its output and its state.
+    """
     if autocast_is_on() and x.device.type in ("cpu", "cuda"):
         with torch.autocast(x.device.type, enabled=False):
             return _step(cell, x, h, c)
@@ -217,7 +249,9 @@ def _step(cell: Any, x: Tensor, h: Tensor | None, c: Tensor | None) -> tuple[Ten
         h_0, c_0 = stack.initial_state(x.size(0), False)
     else:
         h_0, c_0 = h.unsqueeze(0), None if c is None else c.unsqueeze(0)
-    _, h_n, c_n, _ = stack.run(x.unsqueeze(0), h_0, c_0)
+    y, h_n, c_n, _ = stack.run(x.unsqueeze(0), h_0, c_0)
+    if stack.projects_state:
+        return y.squeeze(0), h_n.squeeze(0)
     return h_n.squeeze(0), None if c_n is None else c_n.squeeze(0)
 
 

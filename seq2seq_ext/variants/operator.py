@@ -20,10 +20,15 @@ import torch
 from torch import Tensor
 
 from seq2seq_ext import transforms
-from seq2seq_ext.kernels import below_autograd, kept_dtype, without_autocast
+from seq2seq_ext.kernels import (
+    below_autograd,
+    kept_dtype,
+    prepack_matrix_op,
+    without_autocast,
+)
 from seq2seq_ext.variants import reference
 
-__all__ = ["CELLS", "recurrence"]
+__all__ = ["CELLS", "pack", "recurrence"]
 
 # In the order of their numbers, which is that of Cell in csrc/cells.h.
 CELLS = ("lstm", "gru", "gru_reset_before", "rnn_tanh", "rnn_relu", "coupled_lstm")
@@ -76,7 +81,14 @@ class Options(NamedTuple):
 
 
 def recurrence(
-    x: Tensor, w_hh: Tensor, *, cell: str, return_cells: bool = False, **rest: Any
+    x: Tensor,
+    w_hh: Tensor,
+    *,
+    cell: str,
+    return_cells: bool = False,
+    packed: Sequence[Tensor] = (),
+    turn: int = 0,
+    **rest: Any,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
     """Run one direction of one layer; arguments and result as those of the reference.
 
@@ -84,10 +96,14 @@ def recurrence(
         x, w_hh, cell: as for :func:`seq2seq_ext.variants.reference.recurrence`, as are the others,
             by keyword.  float32, float64, float16 or bfloat16.
         return_cells: whether c of every step is wanted; the second result is None otherwise.
+        packed: what :func:`pack` made of ``w_hh`` and ``w_hr``, for a call on the CPU that needs no
+            gradient and is neither traced nor transformed.
+        turn: how many steps calls with ``packed`` have run before.
 
     Raises:
         RuntimeError: naming an argument of a wrong size, dtype or device, or a value that is out
-            of range.
+            of range; beginning with "packed: " where that was not made of these weights as they
+            are now, or for another instruction set.
 
     >>> y, cells, h_n, c_n = recurrence(torch.zeros(5, 2, 12), torch.zeros(12, 3), cell="lstm",
     ...                                 return_cells=True)
@@ -100,10 +116,40 @@ def recurrence(
     tensors = Tensors(x, w_hh, **rest)
     if transforms.active():
         return _transformed(tensors, options, return_cells)
+    if packed:
+        with below_autograd():
+            y, cells, h_n, c_n = _forward(
+                *tensors, *options, False, return_cells, list(packed), turn
+            )[:4]
+        return y, cells if return_cells else None, h_n, c_n if options.cell in _LSTMS else None
     # Whether any gradient can be asked for; inside torch.compile the backward pass is traced.
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     y, cells, h_n, c_n = _forward(*tensors, *options, save, return_cells)[:4]
-    return y, cells if return_cells else None, h_n, c_n if options.cell in _LSTMS else None
+    return y, cells if return_cells else None, h_n, c_n if _has_cell(tensors, options) else None
+
+
+def pack(w_hh: Tensor, w_hr: Tensor | None, cell: str, dtype: torch.dtype | None) -> list[Tensor]:
+    """The recurrent weights of a direction as the operator takes them packed.
+
+    Args:
+        w_hh, w_hr, cell: as for :func:`recurrence`.
+        dtype: in which they are kept: None for their own, bfloat16 or int8.
+
+    Raises:
+        RuntimeError: if ``dtype`` is another one, or a narrow one beside weights of float64.
+
+    >>> w_hh, x = torch.randn(12, 3), torch.randn(5, 2, 12)
+    >>> blocks = pack(w_hh, None, "lstm", None)
+    >>> y = recurrence(x, w_hh, cell="lstm", packed=blocks)[0]
+    >>> torch.equal(y, recurrence(x, w_hh, cell="lstm")[0])
+    True
+    """
+    rows = w_hh.size(0)
+    first = 2 * rows // 3 if cell == "gru_reset_before" else rows  # r and z come before n
+    matrices = [part for part in (w_hh[:first], w_hh[first:]) if part.size(0)]
+    if w_hr is not None:
+        matrices.append(w_hr)
+    return [prepack_matrix_op(matrix, dtype) for matrix in matrices]
 
 
 def _transformed(
@@ -120,7 +166,12 @@ def _transformed(
         y, cells, h_n, c_n, _ = _reference(tensors, options)
         return y, cells if return_cells else None, h_n, c_n
     y, cells, h_n, c_n, *_ = _apply(tensors, options, return_cells)
-    return y, cells if return_cells else None, h_n, c_n if options.cell in _LSTMS else None
+    return y, cells if return_cells else None, h_n, c_n if _has_cell(tensors, options) else None
+
+
+def _has_cell(tensors: Tensors, options: Options) -> bool:
+    """Whether c goes from step to step beside h: has_cell() in csrc/recurrence.h."""
+    return options.cell in _LSTMS or (options.cell == _GRU and tensors.w_hr is not None)
 
 
 def _has_tangent(tensors: Tensors, options: Options) -> bool:
@@ -162,10 +213,14 @@ def _split(arguments: tuple[Any, ...]) -> tuple[Tensors, Options, tuple[Any, ...
 
 @torch.library.register_fake("seq2seq_ext::recurrence")  # type: ignore[untyped-decorator]
 def _recurrence_fake(*arguments: Any) -> tuple[Tensor, ...]:
-    tensors, options, (save, return_cells) = _split(arguments)
+    tensors, options, (save, return_cells, *rest) = _split(arguments)
+    for tensor in (rest[0] or ()) if rest else ():
+        if tensor.device != tensors.x.device:
+            raise RuntimeError(
+                f"packed: expected device {tensors.x.device} as x has, got {tensor.device}"
+            )
     H, P, B, steps = _sizes(tensors, options)
     rows = tensors.x.numel() // tensors.x.size(-1)
-    lstm = options.cell in _LSTMS
     projected = tensors.w_hr is not None
     normalized = tensors.norm_hh is not None
 
@@ -180,7 +235,7 @@ def _recurrence_fake(*arguments: Any) -> tuple[Tensor, ...]:
         make(True, *steps, P),
         make(return_cells, *steps, H),
         make(True, B, P),
-        make(lstm, B, H),
+        make(_has_cell(tensors, options), B, H),
         keep(True, rows, _SLOTS[options.cell], H),
         keep(True, rows, P),
         keep(projected or options.cell == _RESET_BEFORE, rows, H),
@@ -207,9 +262,9 @@ def _recurrence_backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
         make(tensors.norm_c is not None, rows, H),
         make(tensors.w_hr is not None, rows, P),
         make(True, B, P),
-        make(options.cell in _LSTMS, B, H),
+        make(_has_cell(tensors, options), B, H),
         make(save, rows, H),
-        make(save and options.cell in _LSTMS, rows, H),
+        make(save and _has_cell(tensors, options), rows, H),
     )
 
 
@@ -225,7 +280,7 @@ def _recurrence_tangent_fake(*arguments: Any) -> tuple[Tensor, ...]:
         make(True, *steps, P),
         make(return_cells, *steps, H),
         make(True, B, P),
-        make(options.cell in _LSTMS, B, H),
+        make(_has_cell(tensors, options), B, H),
         make(True, step.size(0), P),
         make(whole_h is not None, *step.shape),
     )
@@ -534,7 +589,7 @@ def _apply(tensors: Tensors, options: Options, return_cells: bool) -> tuple[Tens
 
 
 def _recurrence_autograd(*arguments: Any) -> tuple[Tensor, ...]:
-    tensors, options, (_, return_cells) = _split(arguments)
+    tensors, options, (_, return_cells, *_) = _split(arguments)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         return _apply(tensors, options, return_cells)
     with below_autograd():

@@ -13,6 +13,15 @@ time and count*) let i and f see the cell before the step, o the one after it.  
 on its way to the gates by one mask per sequence (Gal & Ghahramani 2015,
 https://arxiv.org/abs/1512.05287), or drops candidates step by step (Semeniuta, Severyn & Barth
 2016, https://arxiv.org/abs/1603.05118).
+
+A projection makes h of a cell's H units, :math:`h = W_{hr} \cdot` (Sak, Senior & Beaufays 2014,
+https://arxiv.org/abs/1402.1128).  A GRU keeps a part of its state in every step, which a projection
+would not leave as it is: with one, as in Kaldi's pgru-layer (Cheng et al. 2018, *Output-gate
+projected gated recurrent unit for speech recognition*), its H units are a state c of their own,
+
+.. math:: c_t = (1 - z_t) \odot n_t + z_t \odot c_{t-1}, \quad h_t = W_{hr} c_t,
+
+and the gates read h.
 """
 
 from __future__ import annotations
@@ -72,8 +81,8 @@ def recurrence(
             ``"gru_reset_before"`` (r, z, n), ``"rnn_tanh"`` or ``"rnn_relu"``.
         reverse: whether each sequence is read from its end.
         b_hn: (H,), for ``"gru"`` only: what is added to ``W_hn h`` before the reset gate.
-        w_hr: (P, H), a projection of h, for LSTMs and RNNs.
-        h_0, c_0: (B, P) and, for LSTMs, (B, H); None: zeros.
+        w_hr: (P, H), a projection, for all but ``"gru_reset_before"``.
+        h_0, c_0: (B, P) and, for LSTMs and GRUs with ``w_hr``, (B, H); None: zeros.
         h_mask: (B, P), what h is multiplied by before ``w_hh``.
         peephole: (3, H), the weights of i, f and o; coupled (2, H), of f and o.
         norm_hh: (G*H,), gains of the normalized ``W_hh h``; None: no normalization.  With
@@ -88,8 +97,8 @@ def recurrence(
 
     Returns:
         ``y, cells, h_n, c_n``: h of every step, shaped like ``x`` with P features, c of every step
-        with H, and the state after the last one, (B, P) and (B, H).  Without a cell state the
-        second and the last are None.
+        with H, and the state after the last one, (B, P) and (B, H).  Without c the second and the
+        last are None.
 
     >>> y, cells, h_n, c_n = recurrence(torch.zeros(5, 2, 12), torch.zeros(12, 3), cell="lstm")
     >>> y.shape, h_n.shape
@@ -150,7 +159,7 @@ def steps(
     G = GATES[cell]
     T, B, H = *x.shape[:2], x.shape[2] // G
     P = w_hh.shape[1]
-    lstm = cell in ("lstm", "coupled_lstm")
+    lstm, projected_gru = cell in ("lstm", "coupled_lstm"), cell == "gru" and w_hr is not None
     h = x.new_zeros(B, P) if h_0 is None else h_0
     c = x.new_zeros(B, H) if c_0 is None else c_0
     sigma = _hard_sigmoid if hard_sigmoid else torch.sigmoid
@@ -194,7 +203,7 @@ def steps(
             if b_hn is not None:
                 h_n = h_n + (b_hn[t] if b_hn.dim() > 1 else b_hn)
             n = candidate_mask[t] * torch.tanh(x_n + r * h_n)
-            h_raw = (1 - z) * n + z * h_old
+            h_raw = c_raw = (1 - z) * n + z * (c_old if projected_gru else h_old)
         elif cell == "gru_reset_before":
             x_r, x_z, x_n = x[t].chunk(3, dim=1)
             h_r, h_z = norm(linear(h_in, w_hh[: 2 * H])).chunk(2, dim=1)
@@ -205,11 +214,14 @@ def steps(
         else:
             total = x[t] + norm(linear(h_in, w_hh))
             h_raw = torch.relu(total) if cell == "rnn_relu" else torch.tanh(total)
+        c_new = (1 - keep_c[t]) * c_raw + keep_c[t] * c_old
+        if projected_gru:
+            h_raw = c_new
         if w_hr is not None:
             h_raw = clip(linear(h_raw, w_hr), proj_clip)
         share = keep_h[t, :, :P]
         h = torch.where(now, (1 - share) * h_raw + share * h_old, h)
-        c = torch.where(now, (1 - keep_c[t]) * c_raw + keep_c[t] * c_old, c)
+        c = torch.where(now, c_new, c)
         outputs.append(torch.where(now, h, 0))
         cells.append(torch.where(now, c, 0))
         inputs.append(torch.where(now, h_in, 0))
@@ -220,7 +232,7 @@ def steps(
     if batch_sizes is not None:
         y, all_c, all_in = y[running], all_c[running], all_in[running]
     all_in = all_in.reshape(-1, P)
-    return (y, all_c, h, c, all_in) if lstm else (y, None, h, None, all_in)
+    return (y, all_c, h, c, all_in) if lstm or projected_gru else (y, None, h, None, all_in)
 
 
 def layer_norm(x: Tensor, gain: Tensor, bias: Tensor | None = None) -> Tensor:

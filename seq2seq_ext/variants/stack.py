@@ -9,18 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout, layer_norm, linear
 
 from seq2seq_ext import transforms
+from seq2seq_ext.kernels import autocast_is_on, linear_op, prepack_matrix_op
+from seq2seq_ext.packed import Packed
 from seq2seq_ext.variants import Variant, reference
-from seq2seq_ext.variants.operator import recurrence
+from seq2seq_ext.variants.operator import CELLS, pack, recurrence
 from seq2seq_ext.variants.reference import GATES
 
-__all__ = ["Direction", "Stack"]
+__all__ = ["Direction", "PackedStack", "Stack"]
+
+
+# y, h_n, c_n and c of every step.
+Outputs = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 
 class Direction(NamedTuple):
@@ -38,6 +44,33 @@ class Direction(NamedTuple):
     bias_c: Tensor | None = None  # (H,)
 
 
+class PackedDirection(NamedTuple):
+    """The matrices of a direction, packed."""
+
+    w_ih: Tensor | None = None  # None where it is kept in its own dtype: torch multiplies it then
+    recurrent: Sequence[Tensor] = ()  # as the operator takes them
+
+
+class PackedStack(Packed[list[PackedDirection]]):
+    """The matrices of layers with variants; their vectors are read as they are."""
+
+    def _pack(
+        self, weights: list[Tensor], options: tuple[int, ...], dtype: torch.dtype | None
+    ) -> list[PackedDirection]:
+        """Of ``Stack.matrices``; ``options`` are the cell's number and those of a direction."""
+        cell, each = options
+        blocks = []
+        for i in range(0, len(weights), each):
+            w_ih, w_hh, *w_hr = weights[i : i + each]
+            blocks.append(
+                PackedDirection(
+                    None if dtype is None else prepack_matrix_op(w_ih, dtype),
+                    pack(w_hh, w_hr[0] if w_hr else None, CELLS[cell], dtype),
+                )
+            )
+        return blocks
+
+
 @dataclass
 class Stack:
     """Layers with variants, as a layer has them at the time of a call.
@@ -48,8 +81,10 @@ class Stack:
         num_directions: D.
         variant: the settings.
         training: whether noise is drawn.
-        sizes: P and H of each layer, where these differ; None where they do not.
+        sizes: features of h and of c in the state of each layer, where these differ; None where
+            they do not.
         h_0, c_0: learnt initial states, sized as :attr:`state_size` with B = 1.
+        packed: the matrices once more, for calls that need no gradient.
     """
 
     directions: Sequence[Direction]
@@ -60,32 +95,44 @@ class Stack:
     sizes: Sequence[tuple[int, int]] | None = None
     h_0: Tensor | None = None
     c_0: Tensor | None = None
+    packed: PackedStack | None = None
 
     def to(self, dtype: torch.dtype) -> Stack:
-        """The same with all weights and learnt states in another dtype."""
+        """The same with all weights and learnt states in another dtype, nothing packed."""
 
-        def cast(weight: Tensor | None) -> Tensor | None:
+        def as_dtype(weight: Tensor | None) -> Tensor | None:
             return None if weight is None else weight.to(dtype)
 
         return replace(
             self,
-            directions=[Direction(*map(cast, w)) for w in self.directions],  # type: ignore[arg-type]
-            h_0=cast(self.h_0),
-            c_0=cast(self.c_0),
+            directions=[Direction(*map(as_dtype, w)) for w in self.directions],  # type: ignore[arg-type]
+            h_0=as_dtype(self.h_0),
+            c_0=as_dtype(self.c_0),
+            packed=None,
         )
+
+    @property
+    def matrices(self) -> list[Tensor]:
+        """What :class:`PackedStack` packs: w_ih, w_hh and any w_hr of each direction."""
+        return [m for w in self.directions for m in (w.w_ih, w.w_hh, w.w_hr) if m is not None]
+
+    @property
+    def packing(self) -> tuple[int, int]:
+        """What else it wants to know: the cell's number, and the matrices of a direction."""
+        return CELLS.index(self.cell), 2 if self.directions[0].w_hr is None else 3
 
     @property
     def state_size(self) -> tuple[int, int, int]:
         """Rows of a state (..., B, ...), and its features of h and of c.
 
-        L*D, P and H; where layers differ in size, D and the sums of theirs: the states of all
-        layers stand side by side.
+        L*D, P (H of a GRU, projected or not) and H; where layers differ in size, D and the sums of
+        theirs: the states of all layers stand side by side.
         """
         if self.sizes is not None:
             return (self.num_directions, *(sum(size) for size in zip(*self.sizes, strict=True)))
         w = self.directions[0]
         H = w.w_hh.size(0) // GATES[self.cell]
-        return len(self.directions), w.w_hh.size(1), H
+        return len(self.directions), H if self.projects_state else w.w_hh.size(1), H
 
     def initial_state(self, B: int, needed: bool) -> tuple[Tensor | None, Tensor | None]:
         """The learnt state for B sequences, or None; zeros instead where one is ``needed``."""
@@ -101,6 +148,14 @@ class Stack:
     @property
     def has_cell(self) -> bool:
         return self.cell in ("lstm", "coupled_lstm")
+
+    @property
+    def projects_state(self) -> bool:
+        """Whether this is a GRU with a projection: its state has H units, its output P.
+
+        To the operator that state is c, and h what is made of it.
+        """
+        return self.cell == "gru" and self.directions[0].w_hr is not None
 
     def _per_direction(self, state: Tensor | None, features: int) -> Sequence[Tensor | None]:
         """A state of :attr:`state_size` as one for each layer and direction."""
@@ -128,7 +183,7 @@ class Stack:
         lengths: Tensor | None = None,
         batch_sizes: Tensor | None = None,
         resets: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    ) -> Outputs:
         """Run all layers.
 
         Args:
@@ -142,11 +197,67 @@ class Stack:
             ``y, h_n, c_n, cells``: the last layer's output; the last states; and, with
             ``return_cells``, c of every step of the last layer, side by side as in ``y``.
         """
+        arguments = (x, h_0, c_0, between, lengths, batch_sizes, resets)
+        if self.packed is None or not x.is_cpu:
+            return self._run(None, 0, *arguments)
+        if autocast_is_on():  # the weights that are kept are what they are
+            with torch.autocast("cpu", enabled=False):
+                return self._run_packed(self.packed, *arguments)
+        return self._run_packed(self.packed, *arguments)
+
+    def _run_packed(
+        self, packed: PackedStack, x: Tensor, h_0: Tensor | None, c_0: Tensor | None, *rest: Any
+    ) -> Outputs:
+        if not self._needs_no_parameters(x, h_0, c_0):
+            return self._run(None, 0, x, h_0, c_0, *rest)
+        batch_sizes = rest[2]
+        return packed.run(
+            self.matrices,
+            self.packing,
+            x.size(0) if batch_sizes is None else batch_sizes.numel(),
+            lambda blocks, turn: self._run(blocks, turn, x, h_0, c_0, *rest),
+        )
+
+    def _needs_no_parameters(self, *inputs: Tensor | None) -> bool:
+        """Whether a call of these inputs may read packed weights instead."""
+        if torch.compiler.is_compiling() or torch._C._is_tracing() or transforms.active():
+            return False
+        if self.training and self.variant.weight_drop > 0:  # new weights in each call
+            return False
+        if not torch.is_grad_enabled():
+            return True
+        weights = (t for w in self.directions for t in w)
+        return not any(
+            t is not None and t.requires_grad for t in (*inputs, self.h_0, self.c_0, *weights)
+        )
+
+    def _run(
+        self,
+        packed: Sequence[PackedDirection] | None,
+        turn: int,
+        x: Tensor,
+        h_0: Tensor | None,
+        c_0: Tensor | None,
+        between: float,
+        lengths: Tensor | None,
+        batch_sizes: Tensor | None,
+        resets: Tensor | None,
+    ) -> Outputs:
+        """The same, from packed matrices where they are given, after calls of ``turn`` steps."""
         variant, training, D = self.variant, self.training, self.num_directions
+        zoneout_h, zoneout_c = variant.zoneout_h, variant.zoneout_c
+        projects_state = self.projects_state
+        if projects_state:
+            zoneout_h, zoneout_c = 0.0, zoneout_h
         seed = None
         if training and variant.noisy:
             seed = torch.randint(2**62, (1,), device=x.device)
         weights_drop = training and variant.weight_drop > 0
+        # In gradients of w_ih 0 * NaN would bring the padding back.  Lengths on the CPU would wait
+        # for a GPU: beside those, what stands there has to be finite.
+        if lengths is not None and lengths.device == x.device:
+            inside = torch.arange(len(x), device=x.device)[:, None] < lengths
+            x = torch.where(inside[..., None], x, 0)
         first_h, first_c = self._per_direction(h_0, 0), self._per_direction(c_0, 1)
         h_n: list[Tensor] = []
         c_n: list[Tensor] = []
@@ -157,9 +268,12 @@ class Stack:
                 x = dropout(x, between)
             outputs, cells = [], []
             for index in range(layer * D, layer * D + D):
-                w, h = self.directions[index], first_h[index]
-                gates, b_hn = gates_of(x, w, self.cell)
-                y, c, h_last, c_last = recurrence(
+                w, h, c = self.directions[index], first_h[index], first_c[index]
+                if projects_state and h is not None:
+                    h, c = self._projected(w, h), h
+                block = PackedDirection() if packed is None else packed[index]
+                gates, b_hn = gates_of(x, w, self.cell, block.w_ih, turn)
+                y, all_c, h_last, c_last = recurrence(
                     gates,
                     dropout(w.w_hh, variant.weight_drop) if weights_drop else w.w_hh,
                     cell=self.cell,
@@ -167,7 +281,7 @@ class Stack:
                     b_hn=b_hn,
                     w_hr=w.w_hr,
                     h_0=h,
-                    c_0=first_c[index],
+                    c_0=c,
                     h_mask=self._state_mask(gates, w, h),
                     peephole=w.peephole,
                     norm_hh=w.norm_hh,
@@ -178,20 +292,24 @@ class Stack:
                     batch_sizes=batch_sizes,
                     resets=resets,
                     hard_sigmoid=variant.hard_sigmoid,
-                    zoneout_h=variant.zoneout_h,
-                    zoneout_c=variant.zoneout_c,
+                    zoneout_h=zoneout_h,
+                    zoneout_c=zoneout_c,
                     candidate_dropout=variant.candidate_dropout if training else 0.0,
                     cell_clip=variant.cell_clip or 0.0,
                     proj_clip=variant.proj_clip or 0.0,
                     stream=index,
                     return_cells=variant.return_cells and layer == count - 1,
+                    packed=block.recurrent,
+                    turn=turn,
                 )
                 outputs.append(y)
+                if projects_state:
+                    h_last, c_last = cast("Tensor", c_last), None
                 h_n.append(h_last)
                 if c_last is not None:
                     c_n.append(c_last)
-                if c is not None:
-                    cells.append(c)
+                if all_c is not None:
+                    cells.append(all_c)
             y = torch.cat(outputs, -1) if D > 1 else outputs[0]
             first = variant.first_residual
             if first is not None and layer >= first and x.size(-1) == y.size(-1):
@@ -204,6 +322,10 @@ class Stack:
             torch.cat(cells, -1) if cells else None,
         )
 
+    def _projected(self, w: Direction, state: Tensor) -> Tensor:
+        limit, h = self.variant.proj_clip, linear(state, cast("Tensor", w.w_hr))
+        return h if limit is None else h.clamp(-limit, limit)
+
     def _state_mask(self, gates: Tensor, w: Direction, h: Tensor | None) -> Tensor | None:
         """What h is multiplied by on its way to the gates: the same for a whole call."""
         if not self.training or not self.variant.state_dropout:
@@ -212,8 +334,19 @@ class Stack:
         return dropout(gates.new_ones(B, w.w_hh.size(1)), self.variant.state_dropout)
 
 
-def gates_of(x: Tensor, w: Direction, cell: str) -> tuple[Tensor, Tensor | None]:
-    """The input's part of the gates with all biases but b_hn of a GRU, which is the second."""
+def gates_of(
+    x: Tensor, w: Direction, cell: str, packed: Tensor | None = None, turn: int = 0
+) -> tuple[Tensor, Tensor | None]:
+    """The input's part of the gates with all biases but b_hn of a GRU, which is the second.
+
+    ``packed`` is w_ih as the operator ``linear`` takes it, ``turn`` the steps that it has served.
+    """
+
+    def product(bias: Tensor | None = None) -> Tensor:
+        if packed is None:
+            return linear(x, w.w_ih, bias)
+        return cast("Tensor", linear_op(x, w.w_ih, bias, packed, turn))
+
     bias, b_hn = w.b_ih, None
     if bias is not None and w.b_hh is not None:
         if cell == "gru":
@@ -223,8 +356,8 @@ def gates_of(x: Tensor, w: Direction, cell: str) -> tuple[Tensor, Tensor | None]
         else:
             bias = bias + w.b_hh
     if w.norm_ih is None:
-        return linear(x, w.w_ih, bias), b_hn
-    gates = linear(x, w.w_ih)
+        return product(bias), b_hn
+    gates = product()
     if transforms.active():
         return reference.layer_norm(gates, w.norm_ih, bias), b_hn
     normed = layer_norm(gates, gates.shape[-1:], w.norm_ih, bias)
