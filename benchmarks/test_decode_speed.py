@@ -1,4 +1,4 @@
-"""Greedy decoding of a small encoder-decoder: its stacks ours, or `torch.nn`'s in their place."""
+"""Greedy and beam search of a small encoder-decoder: its stacks ours, or `torch.nn`'s instead."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ def with_torch_layers(model: Seq2Seq) -> Seq2Seq:
 @pytest.mark.parametrize("side", [TORCH, OURS])
 @pytest.mark.parametrize("B", [1, 32])
 @pytest.mark.parametrize("cell", ["LSTM", "GRU"])
-def test_greedy_decoding(measure: Callable[..., None], cell: str, B: int, side: str) -> None:
+@pytest.mark.parametrize("num_beams", [1, 5])
+def test_decoding(
+    measure: Callable[..., None], num_beams: int, cell: str, B: int, side: str
+) -> None:
     config = Seq2SeqConfig(
         source_vocab_size=VOCABULARY, target_vocab_size=VOCABULARY, cell=cell.lower()
     )
@@ -66,6 +69,7 @@ def test_greedy_decoding(measure: Callable[..., None], cell: str, B: int, side: 
                 model.generate,
                 source,
                 source_lengths,
+                num_beams=num_beams,
                 max_new_tokens=NEW_TOKENS,
                 min_new_tokens=NEW_TOKENS,  # both write equally much
             ),
@@ -73,4 +77,5 @@ def test_greedy_decoding(measure: Callable[..., None], cell: str, B: int, side: 
         )
         for name, model in ((TORCH, with_torch_layers(ours)), (OURS, ours))
     ]
-    measure(f"{cell} greedy decoding, {NEW_TOKENS} tokens, B {B}", entrants, side)
+    search = "greedy search" if num_beams == 1 else f"beam search ({num_beams})"
+    measure(f"{cell} {search}, {NEW_TOKENS} tokens, B {B}", entrants, side)

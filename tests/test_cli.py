@@ -17,7 +17,7 @@ from seq2seq_ext.cli import main
 from seq2seq_ext.cli.layer_table import layer_timings
 from seq2seq_ext.data import Vocabulary
 from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig
-from seq2seq_ext.training import Run, save_run
+from seq2seq_ext.training import Run, load_run, save_run
 
 
 def needs(extra, *packages):
@@ -92,6 +92,20 @@ def test_info_prints_what_a_report_needs(capsys):
         (["demo", "--seed", "-1"], "expected a whole number of at least 0, got '-1'"),
         (["translate"], "required: RUN"),
         (["translate", "run", "word", "--file", "words"], "give words or --file, not both"),
+        (
+            ["translate", "run", "--num-beams", "0"],
+            "expected a whole number of at least 1, got '0'",
+        ),
+        (
+            ["translate", "run", "--num-beams", "2", "--n-best", "3"],
+            "--n-best must be at most --num-beams, 2, got 3",
+        ),
+        (["translate", "run", "--n-best", "2"], "--n-best must be at most --num-beams, 1, got 2"),
+        (["translate", "run", "--length-penalty", "nan"], "expected a number, got 'nan'"),
+        (
+            ["translate", "run", "--length-penalty", "0.6"],
+            "--length-penalty needs --num-beams above 1, got 1",
+        ),
     ],
 )
 def test_wrong_usage_exits_with_2_and_says_why(arguments, message, capsys):
@@ -102,6 +116,21 @@ def test_wrong_usage_exits_with_2_and_says_why(arguments, message, capsys):
 
 
 # translate
+
+
+@needs_safetensors
+def test_the_examples_of_the_help_run(run_folder, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        main(["translate", "--help"])
+    examples = re.findall(r"seq2seq-ext (translate runs/plural .*)", capsys.readouterr().out)
+    assert len(examples) > 2
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "plural").symlink_to(run_folder)
+    (tmp_path / "words.txt").write_text("fox\n")
+    monkeypatch.chdir(tmp_path)
+    for example in examples:
+        assert main(example.split(" >")[0].split()) == 0
+        assert capsys.readouterr().out
 
 
 @needs_safetensors
@@ -120,6 +149,38 @@ def test_words_files_and_stdin_give_the_same(run_folder, tmp_path, capsys):
         output, errors = process.communicate("fox\r\na\r\ngoose", timeout=120)
     assert (process.returncode, errors) == (0, "")
     assert output == expected
+
+
+@needs_safetensors
+def test_n_best_are_the_beams_with_their_scores(run_folder, tmp_path, capsys):
+    words = ["fox", "a", "goose"]
+    beams = ["--num-beams", "3", "--length-penalty", "0.5"]
+    assert main(["translate", str(run_folder), *words, *beams]) == 0
+    best = capsys.readouterr().out.splitlines()
+    (tmp_path / "words").write_text("fox\na\n\ngoose\n")
+    file = ["--file", str(tmp_path / "words")]
+    assert main(["translate", str(run_folder), *file, *beams, "--n-best", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8
+    assert lines[4:6] == ["", ""]
+    shown = [line.split("\t") for line in lines[:4] + lines[6:]]
+    assert [text for text, _ in shown[::2]] == best
+    model = load_run(run_folder).model
+    encode = Vocabulary("abcdefghijklmnopqrstuvwxyz").encode
+    for word, first, second in zip(words, shown[::2], shown[1::2], strict=True):
+        source = torch.tensor([encode(word)])
+        expected = model.generate(
+            source,
+            num_beams=3,
+            num_return_sequences=2,
+            length_penalty=0.5,
+            max_new_tokens=26,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+        assert [float(first[1]), float(second[1])] == pytest.approx(
+            expected.sequences_scores.tolist(), abs=1e-3
+        )
 
 
 @needs_safetensors

@@ -1,17 +1,16 @@
 """Greedy search: against a loop without tricks, and against a scripted model."""
 
-import functools
+import dataclasses
+import re
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
+from generation_cases import BOS, EOS, PAD, SPECIAL, small_model, sources
 from torch import Tensor
 
-from seq2seq_ext.generation import greedy_search
-from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig
-
-PAD, UNK, BOS, EOS = range(4)
-SPECIAL = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
+from seq2seq_ext.generation import GenerationOptions, greedy_search
 
 
 class Script(NamedTuple):
@@ -38,29 +37,6 @@ def scripted(texts, vocab_size=10):
 
     start = Script(torch.arange(len(texts)), torch.zeros(len(texts), dtype=torch.int64))
     return step, start, sizes
-
-
-@functools.cache
-def small_model(**changes):
-    """A model that has learned a little, or it would write the same text for every source."""
-    torch.manual_seed(0)
-    sizes = {"source_vocab_size": 11, "target_vocab_size": 11, "encoder_hidden_size": 12}
-    model = Seq2Seq(Seq2SeqConfig(**(sizes | {"decoder_hidden_size": 10} | changes))).double()
-    source, lengths = sources()
-    target = torch.nn.functional.pad(source, (0, 1)).scatter(1, lengths[:, None], EOS)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    for _ in range(40):
-        optimizer.zero_grad()
-        model(source, target).loss.backward()
-        optimizer.step()
-    return model.eval()
-
-
-def sources():
-    generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(1, 7, (24,), generator=generator)
-    source = torch.randint(4, 11, (24, 6), generator=generator)
-    return source.masked_fill(torch.arange(6) >= lengths[:, None], PAD), lengths
 
 
 def test_writes_every_text_and_pads_behind_it():
@@ -185,3 +161,27 @@ def test_wrong_arguments_are_named(arguments, message):
     source, _ = sources()
     with pytest.raises(ValueError, match=message):
         small_model().generate(source, **arguments)
+
+
+# the page
+
+PAGE = Path(__file__).parent.parent / "docs" / "generation.md"
+needs_page = pytest.mark.skipif(not PAGE.exists(), reason="the docs are not beside the tests")
+
+
+@needs_page
+def test_the_examples_of_the_page_run():
+    examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    assert len(examples) > 8
+    names = {}
+    for example in examples:
+        exec(example, names)
+
+
+@needs_page
+def test_the_page_tells_every_option_and_its_default():
+    page = PAGE.read_text()
+    for field in dataclasses.fields(GenerationOptions):
+        row = re.search(rf"`{field.name}`(?:\]\([^)]*\))?(?:, `\w+`)? \((.*?)\)", page)
+        assert row, field.name
+        assert row.group(1).strip('"') == str(field.default), field.name

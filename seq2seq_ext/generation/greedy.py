@@ -1,100 +1,176 @@
 """Greedy search: the best next token, again and again, until every row has ended.
 
-The search sees a model through two callables and a state that can select rows; it knows nothing of
-encoders or cells. Rows that have ended leave the batch, so that the last long row does not pay for
-those that ended long ago.
+`search_tokens` is the loop of every search that keeps one hypothesis a row; how a token is chosen
+is its argument, the best here and a draw in `sampling`. Rows that have ended leave the batch, so
+that the last long row does not pay for those that ended long ago.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from seq2seq_ext.generation.options import GenerationOptions
+from seq2seq_ext.generation.output import GenerationOutput
+from seq2seq_ext.generation.processors import (
+    ForcedPrefix,
+    ScoreProcessors,
+    SpecialTokens,
+    log_probabilities,
+)
+from seq2seq_ext.generation.state import StateT, alignments_of
 
-class SearchState(Protocol):
-    """What a search needs of a decoder's state."""
 
-    def select(self: StateT, rows: Tensor) -> StateT:
-        """The state of the given rows (int64 indices into the batch), in their order."""
-        ...
-
-
-StateT = TypeVar("StateT", bound=SearchState)
-
-
-class GenerationOutput(NamedTuple):
-    """Sequences and how they were reached.
+class TokenStep(NamedTuple):
+    """What one step wrote, for the n rows that had not ended before.
 
     Args:
-        sequences: int64 ``(B, U)``, the tokens after ``<s>``, ``</s>`` included where it came,
-            ``<pad>`` after it; U is the longest row's length.
-        lengths: int64 ``(B,)``, tokens of each row, ``</s>`` included.
-        sequences_scores: float32 ``(B,)``, log-probability of each sequence in nats, or None.
+        rows: int64 ``(n,)``, their places among all rows.
+        tokens: int64 ``(n,)``.
+        log_probabilities: ``(n,)``, the model's own, of the tokens; None unless asked for.
+        alignments: ``(n, S)``; None unless asked for.
     """
 
-    sequences: Tensor
-    lengths: Tensor
-    sequences_scores: Tensor | None
+    rows: Tensor
+    tokens: Tensor
+    log_probabilities: Tensor | None
+    alignments: Tensor | None
 
 
 def greedy_search(
     step: Callable[[Tensor, StateT], tuple[Tensor, StateT]],
     state: StateT,
     batch_size: int,
+    options: GenerationOptions | None = None,
     *,
     bos_token_id: int,
     eos_token_id: int,
     pad_token_id: int,
-    max_new_tokens: int,
-    min_new_tokens: int = 0,
-    output_scores: bool = False,
+    decoder_input_ids: Tensor | None = None,
     device: torch.device | str | None = None,
+    **changes: Any,
 ) -> GenerationOutput:
     """Take the most probable token at every step.
 
     Args:
-        step: from int64 ``(N,)`` tokens and the state of N rows to logits ``(N, V)`` and the next
-            state.
+        step: from int64 ``(N,)`` tokens and the state of N rows to logits ``(N, V)``, a fresh
+            tensor, and the next state.
         state: the state of all rows before the first token.
         batch_size: B.
+        options: what else is wanted; see `GenerationOptions`.
         bos_token_id: every row's first input.
         eos_token_id: ends a row.
         pad_token_id: fills a row past its end; neither it nor `bos_token_id` is ever generated.
-        max_new_tokens: ends every row that has not ended before.
-        min_new_tokens: tokens before which `eos_token_id` is not taken.
-        output_scores: whether to sum the log-probabilities. They are the model's own, before any
-            token is ruled out.
+        decoder_input_ids: int64 ``(B, P)``, tokens with which the outputs begin, ``<pad>`` behind
+            short rows.
+        device: where the tokens live.
+        **changes: options by name, over those of `options`.
+
+    Raises:
+        TypeError, ValueError: if an argument has another type, shape or range.
+    """
+    options = GenerationOptions.of(options, changes)
+    special = SpecialTokens(pad_token_id, bos_token_id, eos_token_id)
+    prefix = ForcedPrefix.read(decoder_input_ids, batch_size, special, device)
+    steps = search_tokens(step, state, batch_size, options, special, prefix, most_probable, device)
+    return collect(steps, batch_size, options, special, prefix, device)
+
+
+def most_probable(scores: Tensor) -> Tensor:
+    """Scores ``(N, V)`` -> int64 ``(N,)``."""
+    return scores.argmax(-1)
+
+
+def search_tokens(
+    step: Callable[[Tensor, StateT], tuple[Tensor, StateT]],
+    state: StateT,
+    num_rows: int,
+    options: GenerationOptions,
+    special: SpecialTokens,
+    prefix: ForcedPrefix,
+    choose: Callable[[Tensor], Tensor],
+    device: torch.device | str | None,
+) -> Iterator[TokenStep]:
+    """Write one token after another.
+
+    Args:
+        step: as in `greedy_search`.
+        state: the state of all rows before the first token.
+        num_rows: rows; equally many, side by side, for each source of `prefix`.
+        options: what limits the tokens, and what is to be told of them.
+        special: the ids that matter.
+        prefix: what outputs begin with.
+        choose: from scores ``(n, V)`` to int64 ``(n,)`` tokens.
         device: where the tokens live.
     """
-    sequences = torch.full(
-        (batch_size, max_new_tokens), pad_token_id, dtype=torch.int64, device=device
-    )
-    lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
-    scores = torch.zeros(batch_size, device=device) if output_scores else None
-    rows = torch.arange(batch_size, device=device)
-    tokens = torch.full((batch_size,), bos_token_id, dtype=torch.int64, device=device)
+    processors = ScoreProcessors(options, special, prefix)
+    with_log_probabilities = options.output_scores or processors.penalizes
+    rows = torch.arange(num_rows, device=device)
+    sentences = rows // max(1, num_rows // max(1, len(prefix.tokens)))
+    tokens = torch.full((num_rows,), special.bos_token_id, dtype=torch.int64, device=device)
+    history = torch.empty(num_rows, 0, dtype=torch.int64, device=device)
+    limits = (prefix.lengths + options.max_new_tokens)[sentences]
 
-    for t in range(max_new_tokens):
+    for t in range(prefix.tokens.size(1) + options.max_new_tokens):
         if rows.numel() == 0:
-            break
+            return
         logits, state = step(tokens, state)
-        if scores is not None:
-            # Before the ban: the score is the model's own probability of what was chosen.
-            log_probabilities = logits.float().log_softmax(-1)
-        logits[:, (pad_token_id, bos_token_id)] = float("-inf")
-        if t < min_new_tokens:
-            logits[:, eos_token_id] = float("-inf")
-        tokens = logits.argmax(-1)
-        sequences[rows, t] = tokens
-        lengths[rows] = t + 1
-        if scores is not None:
-            scores[rows] += log_probabilities.gather(1, tokens[:, None])[:, 0]
-        active = (tokens != eos_token_id).nonzero()[:, 0]
+        own = log_probabilities(logits) if with_log_probabilities else None
+        scores = logits if own is None else own.clone() if processors.overwrites else own
+        tokens = choose(processors(scores, history, t, sentences))
+        yield TokenStep(
+            rows,
+            tokens,
+            own.gather(1, tokens[:, None])[:, 0] if own is not None else None,
+            alignments_of(state, "return_attention=True") if options.return_attention else None,
+        )
+        if processors.needs_history:
+            history = torch.cat((history, tokens[:, None]), dim=1)
+        goes_on = tokens != special.eos_token_id
+        if t + 1 >= options.max_new_tokens:
+            goes_on &= t + 1 < limits
+        active = goes_on.nonzero()[:, 0]
         if active.numel() < rows.numel():
-            rows, tokens, state = rows[active], tokens[active], state.select(active)
+            rows, sentences, limits = rows[active], sentences[active], limits[active]
+            tokens, history = tokens[active], history[active]
+            if active.numel():
+                state = state.select(active)
 
-    longest = int(lengths.max()) if batch_size else 0
-    return GenerationOutput(sequences[:, :longest], lengths, scores)
+
+def collect(
+    steps: Iterator[TokenStep],
+    num_rows: int,
+    options: GenerationOptions,
+    special: SpecialTokens,
+    prefix: ForcedPrefix,
+    device: torch.device | str | None,
+) -> GenerationOutput:
+    """Put together what `search_tokens` writes."""
+    limit = prefix.tokens.size(1) + options.max_new_tokens
+    sequences = torch.full(
+        (num_rows, limit), special.pad_token_id, dtype=torch.int64, device=device
+    )
+    lengths = torch.zeros(num_rows, dtype=torch.int64, device=device)
+    scores = torch.zeros(num_rows, dtype=torch.float64, device=device)
+    alignments: Tensor | None = None
+    for t, written in enumerate(steps):
+        rows = written.rows
+        sequences[rows, t] = written.tokens
+        lengths[rows] = t + 1
+        if options.output_scores and written.log_probabilities is not None:
+            scores[rows] += written.log_probabilities
+        if written.alignments is not None:
+            if alignments is None:
+                shape = (num_rows, limit, written.alignments.size(1))
+                alignments = written.alignments.new_zeros(shape)
+            alignments[rows, t] = written.alignments
+    longest = int(lengths.max()) if num_rows else 0
+    return GenerationOutput(
+        sequences[:, :longest],
+        lengths,
+        scores.float() if options.output_scores else None,
+        None if alignments is None else alignments[:, :longest],
+    )

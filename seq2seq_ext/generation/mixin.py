@@ -1,13 +1,20 @@
-"""`generate`, for any model that can start from a source and make a step."""
+"""`generate` and `stream`, for any model that can start from a source and make a step."""
 
 from __future__ import annotations
 
-from typing import Generic, Literal, Protocol, overload
+from collections.abc import Iterator
+from typing import Any, Generic, Literal, Protocol, overload
 
 import torch
 from torch import Tensor
 
-from seq2seq_ext.generation.greedy import GenerationOutput, StateT, greedy_search
+from seq2seq_ext.generation.beam import beam_search
+from seq2seq_ext.generation.greedy import TokenStep, greedy_search, most_probable, search_tokens
+from seq2seq_ext.generation.options import GenerationOptions
+from seq2seq_ext.generation.output import GenerationOutput
+from seq2seq_ext.generation.processors import ForcedPrefix, SpecialTokens
+from seq2seq_ext.generation.sampling import Sampler, repeated, sample
+from seq2seq_ext.generation.state import StateT
 
 
 class GenerationTokens(Protocol):
@@ -24,7 +31,7 @@ class GenerationTokens(Protocol):
 
 
 class GenerationMixin(Generic[StateT]):
-    """Adds `generate` to a model with ``config``, ``start`` and ``step``."""
+    """Adds `generate` and `stream` to a model with ``config``, ``start`` and ``step``."""
 
     config: GenerationTokens
 
@@ -41,11 +48,11 @@ class GenerationMixin(Generic[StateT]):
         self,
         source: Tensor,
         source_lengths: Tensor | None = ...,
+        options: GenerationOptions | None = ...,
         *,
-        max_new_tokens: int = ...,
-        min_new_tokens: int = ...,
+        decoder_input_ids: Tensor | None = ...,
         return_dict_in_generate: Literal[False] = ...,
-        output_scores: bool = ...,
+        **changes: Any,
     ) -> Tensor: ...
 
     @overload
@@ -53,11 +60,11 @@ class GenerationMixin(Generic[StateT]):
         self,
         source: Tensor,
         source_lengths: Tensor | None = ...,
+        options: GenerationOptions | None = ...,
         *,
-        max_new_tokens: int = ...,
-        min_new_tokens: int = ...,
+        decoder_input_ids: Tensor | None = ...,
         return_dict_in_generate: Literal[True],
-        output_scores: bool = ...,
+        **changes: Any,
     ) -> GenerationOutput: ...
 
     @torch.no_grad()
@@ -65,13 +72,13 @@ class GenerationMixin(Generic[StateT]):
         self,
         source: Tensor,
         source_lengths: Tensor | None = None,
+        options: GenerationOptions | None = None,
         *,
-        max_new_tokens: int = 64,
-        min_new_tokens: int = 0,
+        decoder_input_ids: Tensor | None = None,
         return_dict_in_generate: bool = False,
-        output_scores: bool = False,
+        **changes: Any,
     ) -> Tensor | GenerationOutput:
-        """Write a target for every source, greedily.
+        """Write targets for every source: greedily, by beam search or by sampling.
 
         The arguments carry Hugging Face's names. The model stays in its mode: call ``eval()``
         first, or dropout acts on the search.
@@ -79,37 +86,117 @@ class GenerationMixin(Generic[StateT]):
         Args:
             source: int64 ``(B, T)``.
             source_lengths: int64 ``(B,)``; None takes rows up to their last token not ``<pad>``.
-            max_new_tokens: at most this many tokens a row, ``</s>`` counted.
-            min_new_tokens: at least this many tokens before ``</s>``.
+            options: how to search; None stands for the defaults, a greedy search.
+            decoder_input_ids: int64 ``(B, P)``, tokens with which the outputs begin, ``<pad>``
+                behind short rows; a leading ``<s>`` of all rows is left out. They are part of the
+                output, of its length and of its score.
             return_dict_in_generate: whether to return a `GenerationOutput` and not the sequences
                 alone.
-            output_scores: whether the `GenerationOutput` holds log-probabilities.
+            **changes: options by name, over those of `options`: ``max_new_tokens=20``,
+                ``num_beams=5``; all are described at `GenerationOptions`.
 
         Returns:
-            int64 ``(B, U)``: the tokens after ``<s>``, ``</s>`` included where it came, ``<pad>``
-            after it. U is the length of the longest row.
+            int64 ``(B * num_return_sequences, U)``: the tokens after ``<s>``, ``</s>`` included
+            where it came, ``<pad>`` after it. U is the length of the longest row.
 
         Raises:
-            ValueError: if `max_new_tokens` is less than 1 or `min_new_tokens` is not in
-                ``[0, max_new_tokens]``.
+            TypeError: if an argument has another type or dtype, or no option has its name.
+            ValueError: if an argument is out of range, options contradict each other, or one needs
+                attention that the model does not have.
+
+        Example:
+            >>> from seq2seq_ext import Seq2Seq, Seq2SeqConfig
+            >>> config = Seq2SeqConfig(source_vocab_size=9, target_vocab_size=9)
+            >>> model = Seq2Seq(config).eval()
+            >>> source = torch.tensor([[4, 5, 6], [7, 8, 0]])
+            >>> best = model.generate(source, num_beams=4, num_return_sequences=2, max_new_tokens=5)
+            >>> best.shape[0]
+            4
+            >>> model.generate(source, num_beam=4)
+            Traceback (most recent call last):
+            TypeError: unknown options ['num_beam'], known are ['max_new_tokens', ...]
         """
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        if not 0 <= min_new_tokens <= max_new_tokens:
-            raise ValueError(
-                f"min_new_tokens must be in [0, max_new_tokens={max_new_tokens}], "
-                f"got {min_new_tokens}"
-            )
-        output = greedy_search(
-            self.step,
-            self.start(source, source_lengths),
-            source.size(0),
-            bos_token_id=self.config.bos_token_id,
-            eos_token_id=self.config.eos_token_id,
-            pad_token_id=self.config.pad_token_id,
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=min_new_tokens,
-            output_scores=output_scores,
-            device=source.device,
-        )
+        options = GenerationOptions.of(options, changes)
+        arguments: dict[str, Any] = {
+            **_special_tokens(self.config)._asdict(),
+            "decoder_input_ids": decoder_input_ids,
+            "device": source.device,
+        }
+        state = self.start(source, source_lengths)
+        batch_size = source.size(0)
+        if options.num_beams > 1:
+            if options.coverage_penalty:
+                arguments["source_lengths"] = _real_positions(
+                    source, source_lengths, self.config.pad_token_id
+                )
+            output = beam_search(self.step, state, batch_size, options, **arguments)
+        elif options.do_sample:
+            output = sample(self.step, state, batch_size, options, **arguments)
+        else:
+            output = greedy_search(self.step, state, batch_size, options, **arguments)
         return output if return_dict_in_generate else output.sequences
+
+    def stream(
+        self,
+        source: Tensor,
+        source_lengths: Tensor | None = None,
+        options: GenerationOptions | None = None,
+        *,
+        decoder_input_ids: Tensor | None = None,
+        **changes: Any,
+    ) -> Iterator[Tensor]:
+        """Write targets as `generate` does, and hand out every token as soon as it is chosen.
+
+        Args: those of `generate`. Beams are refused: which tokens stay is known at the end only.
+
+        Returns:
+            An iterator over the columns of what `generate` returns: int64
+            ``(B * num_return_sequences,)``, ``<pad>`` for rows that have ended.
+
+        Raises:
+            TypeError, ValueError: as `generate`, and if ``num_beams`` is above 1.
+
+        Example:
+            >>> from seq2seq_ext import Seq2Seq, Seq2SeqConfig
+            >>> config = Seq2SeqConfig(source_vocab_size=9, target_vocab_size=9)
+            >>> model = Seq2Seq(config).eval()
+            >>> for tokens in model.stream(torch.tensor([[4, 5, 6]]), max_new_tokens=1):
+            ...     print(tokens.shape)
+            torch.Size([1])
+        """
+        options = GenerationOptions.of(options, changes)
+        if options.num_beams > 1:
+            raise ValueError(f"num_beams must be 1 to stream tokens, got {options.num_beams}")
+        batch_size, device, special = source.size(0), source.device, _special_tokens(self.config)
+        prefix = ForcedPrefix.read(decoder_input_ids, batch_size, special, device)
+        times = options.num_return_sequences
+        with torch.no_grad():
+            state = repeated(self.start(source, source_lengths), batch_size, times, device)
+        choose = Sampler(options, device) if options.do_sample else most_probable
+        steps = search_tokens(
+            self.step, state, batch_size * times, options, special, prefix, choose, device
+        )
+        return _columns(steps, batch_size * times, special.pad_token_id, device)
+
+
+def _special_tokens(config: GenerationTokens) -> SpecialTokens:
+    return SpecialTokens(config.pad_token_id, config.bos_token_id, config.eos_token_id)
+
+
+def _real_positions(source: Tensor, source_lengths: Tensor | None, pad_token_id: int) -> Tensor:
+    """How many positions of each row ``start`` reads: int64 ``(B,)``."""
+    if source_lengths is not None:
+        return source_lengths
+    position = torch.arange(1, source.size(1) + 1, device=source.device)
+    filled = (source != pad_token_id) * position
+    return filled.amax(1) if source.size(1) else filled.sum(1)
+
+
+@torch.no_grad()
+def _columns(
+    steps: Iterator[TokenStep], num_rows: int, pad_token_id: int, device: torch.device
+) -> Iterator[Tensor]:
+    for written in steps:
+        column = torch.full((num_rows,), pad_token_id, device=device)
+        column[written.rows] = written.tokens
+        yield column

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from seq2seq_ext.data.extras import require
 from seq2seq_ext.training.evaluation import Accuracy, Evaluation, evaluate
 from seq2seq_ext.training.options import TrainingOptions
-from seq2seq_ext.training.run import Run, load_run, save_run
+from seq2seq_ext.training.run import Hypothesis, Run, load_run, save_run
 from seq2seq_ext.training.threads import fastest_num_threads
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Accuracy",
     "Evaluation",
+    "Hypothesis",
     "Run",
     "TrainingOptions",
     "TrainingReport",

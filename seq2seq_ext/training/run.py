@@ -20,7 +20,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -35,6 +35,19 @@ _SOURCE = "source_vocabulary.json"
 _TARGET = "target_vocabulary.json"
 _WEIGHTS = "model.safetensors"
 _METRICS = "metrics.json"
+
+
+class Hypothesis(NamedTuple):
+    """A converted text.
+
+    Args:
+        text: the text.
+        score: its log-probability in nats, after a beam search divided by the length penalty; None
+            unless asked for.
+    """
+
+    text: str
+    score: float | None
 
 
 @dataclass
@@ -55,19 +68,43 @@ class Run:
     settings: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
-    def translate(self, texts: Sequence[str], *, batch_size: int = 256) -> list[str]:
-        """Convert texts, greedily; the model is in eval mode afterwards.
+    def translate(
+        self, texts: Sequence[str], *, batch_size: int = 256, **options: Any
+    ) -> list[str]:
+        """Convert texts, greedily unless options say otherwise; the model is in eval mode then.
 
         Args:
             texts: sources; characters without an id are read as ``<unk>``.
             batch_size: texts at once; results do not depend on it.
+            **options: of `GenerationOptions`. ``max_new_tokens`` is by default 16 more than twice
+                the longest text of a batch.
         """
+        best = {"num_return_sequences": 1}
+        return [rows[0].text for rows in self._search(texts, batch_size, options | best)]
+
+    def n_best(
+        self, texts: Sequence[str], n: int, *, batch_size: int = 256, **options: Any
+    ) -> list[list[Hypothesis]]:
+        """For each text the n best results of a beam search, best first; or n samples.
+
+        Args:
+            texts: as in `translate`.
+            n: results of each text, at most ``num_beams`` unless ``do_sample``.
+            batch_size: as in `translate`.
+            **options: as in `translate`.
+        """
+        asked = {"num_return_sequences": n, "output_scores": True}
+        return self._search(texts, batch_size, options | asked)
+
+    def _search(
+        self, texts: Sequence[str], batch_size: int, options: Mapping[str, Any]
+    ) -> list[list[Hypothesis]]:
         self.model.eval()
         encoded = [torch.tensor(self.source_vocabulary.encode(t), dtype=torch.int64) for t in texts]
         # Texts of about equal length share a batch, so that few steps are spent on padding.
         order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
         device = next(self.model.parameters()).device
-        results = [""] * len(texts)
+        results: list[list[Hypothesis]] = [[] for _ in texts]
         for first in range(0, len(order), batch_size):
             rows = order[first : first + batch_size]
             source = torch.nn.utils.rnn.pad_sequence(
@@ -76,13 +113,19 @@ class Run:
                 padding_value=Vocabulary.pad_token_id,
             )
             lengths = torch.tensor([len(encoded[i]) for i in rows], dtype=torch.int64)
-            generated = self.model.generate(
+            output = self.model.generate(
                 source.to(device),
                 lengths.to(device),
-                max_new_tokens=2 * source.size(1) + 16,
+                return_dict_in_generate=True,
+                **({"max_new_tokens": 2 * source.size(1) + 16} | dict(options)),
             )
-            for i, ids in zip(rows, generated.tolist(), strict=True):
-                results[i] = self.target_vocabulary.decode(ids)
+            sequences = output.sequences.tolist()
+            scores = output.sequences_scores
+            of_rows = [None] * len(sequences) if scores is None else scores.tolist()
+            each = len(sequences) // len(rows)
+            for k, (ids, score) in enumerate(zip(sequences, of_rows, strict=True)):
+                text = self.target_vocabulary.decode(ids)
+                results[rows[k // each]].append(Hypothesis(text, score))
         return results
 
 
