@@ -169,14 +169,17 @@ class PackedMatrix {
     }
   }
 
-  // c (rows, ldc) = a (rows, lda) times this.
-  void multiply(int64_t rows, bool few, const T* a, int64_t lda, T* c, int64_t ldc) const {
+  // c (rows, ldc) = a (rows, lda) times this, plus `add` (rows, ldc), which may be c, or null.
+  void multiply(int64_t rows, bool few, const T* a, int64_t lda, T* c, int64_t ldc,
+                const T* add = nullptr) const {
     for (int64_t q = 0; q < panels_.count(); ++q) {
       const int64_t vectors = panels_.vectors_of(q), first = q * panels_.columns();
       constexpr int kUnrolling = k_unrolling(kPlainVectors);
       with_vectors(vectors, [&](auto v) {
         panel_product<T, v, Layout::kRows, T, kTileRows<v>, kUnrolling>(
-            rows, few, {K_, a, lda, b_ + first * K_, vectors * W, c + first, ldc, nullptr, 0});
+            rows, few,
+            {K_, a, lda, b_ + first * K_, vectors * W, c + first, ldc, add ? add + first : nullptr,
+             ldc});
       });
     }
   }
@@ -243,6 +246,23 @@ ISA_INLINE T* row_of(T* matrix, int64_t row, int64_t width) {
 template <typename T>
 static void clear_row(T* matrix, int64_t row, int64_t width) {
   if (matrix != nullptr) std::fill_n(matrix + row * width, width, T(0));
+}
+
+// to = a + b over n numbers; either may be null: zero.
+template <typename T>
+static void add_rows(int64_t n, const T* a, const T* b, T* to) {
+  for (int64_t k = 0; k < n; k += kLanes<T>) {
+    Vec<T> sum = a != nullptr ? load_first(a + k, n - k) : Vec<T>{};
+    if (b != nullptr) sum += load_first(b + k, n - k);
+    store_first(to + k, sum, n - k);
+  }
+}
+
+// to *= by over n numbers.
+template <typename T>
+static void multiply_rows(int64_t n, const T* by, T* to) {
+  for (int64_t k = 0; k < n; k += kLanes<T>)
+    store_first(to + k, load_first(to + k, n - k) * load_first(by + k, n - k), n - k);
 }
 
 // ---- forward ------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from seq2seq_ext import transforms
 from seq2seq_ext.kernels import below_autograd, kept_dtype, without_autocast
 from seq2seq_ext.variants import reference
 
-__all__ = ["CELLS", "recurrence"]
+__all__ = ["CELLS", "KEPT_SLOTS", "recurrence"]
 
 # In the order of their numbers, which is that of Cell in csrc/cells.h.
 CELLS = ("lstm", "gru", "gru_reset_before", "rnn_tanh", "rnn_relu", "coupled_lstm")
@@ -33,7 +33,7 @@ _GRU, _RESET_BEFORE = CELLS.index("gru"), CELLS.index("gru_reset_before")
 _WITH_TANGENT = tuple(map(CELLS.index, ("lstm", "gru", "rnn_tanh", "rnn_relu")))
 _GATES = [reference.GATES[cell] for cell in CELLS]
 # As kept_slots() and kMoments in csrc/recurrence.h.
-_SLOTS = (6, 5, 4, 1, 1, 5)
+KEPT_SLOTS = (6, 5, 4, 1, 1, 5)
 _MOMENTS = 4
 
 _forward = torch.ops.seq2seq_ext.recurrence.default
@@ -181,7 +181,7 @@ def _recurrence_fake(*arguments: Any) -> tuple[Tensor, ...]:
         make(return_cells, *steps, H),
         make(True, B, P),
         make(lstm, B, H),
-        keep(True, rows, _SLOTS[options.cell], H),
+        keep(True, rows, KEPT_SLOTS[options.cell], H),
         keep(True, rows, P),
         keep(projected or options.cell == _RESET_BEFORE, rows, H),
         keep(projected, rows, P),
