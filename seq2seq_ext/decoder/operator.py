@@ -15,7 +15,14 @@ from torch import Tensor
 
 from seq2seq_ext import transforms
 from seq2seq_ext.decoder import reference
-from seq2seq_ext.kernels import CELLS, GATES, below_autograd, kept_dtype, without_autocast
+from seq2seq_ext.kernels import (
+    CELLS,
+    GATES,
+    autocast_is_on,
+    below_autograd,
+    kept_dtype,
+    without_autocast,
+)
 from seq2seq_ext.variants.operator import KEPT_SLOTS
 
 __all__ = ["DecoderResult", "attention_decoder"]
@@ -172,6 +179,9 @@ def attention_decoder(
         source_lengths,
         memory,
     )
+    if autocast_is_on():  # the gates came of a product in its dtype: so is all
+        tensors = Tensors(*(_rounded(t, x.dtype) for t in tensors))  # type: ignore[arg-type]
+        weights = [w.to(x.dtype) for w in weights]
     options = Options(
         CELLS.index(cell), len(weights) // 2, heads, residual, bool(query_first), float(scale)
     )
@@ -181,7 +191,13 @@ def attention_decoder(
         t is not None and t.requires_grad for t in (*tensors, *weights)
     )
     results = _forward(x, weights, *tensors[1:], *options, save)[:8]
-    return DecoderResult(*(None if _missing(tensors, options, i) else results[i] for i in range(8)))
+    found: Any = [None if _missing(tensors, options, i) else results[i] for i in range(8)]
+    return DecoderResult(*found)
+
+
+def _rounded(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    floats = tensor is not None and tensor.is_floating_point()
+    return tensor.to(dtype) if tensor is not None and floats else tensor
 
 
 def _missing(tensors: Tensors, options: Options, result: int) -> bool:
@@ -319,8 +335,9 @@ class _Decoder(torch.autograd.Function):
 
 def _over_steps(weights: Tensor, rows: Tensor) -> Tensor:
     """Of weights (T, B, n, S) and rows (T, B, C) in n parts, their products' sums: (B, S, C)."""
-    heads = rows.unflatten(2, (weights.size(2), -1)).permute(1, 2, 0, 3)  # (B, n, T, C/n)
-    return (weights.permute(1, 2, 3, 0) @ heads).transpose(1, 2).flatten(2)
+    T, B, heads, _ = weights.shape
+    parts = rows.reshape(T, B, heads, -1).permute(1, 2, 0, 3)  # (B, n, T, C/n)
+    return (weights.permute(1, 2, 3, 0) @ parts).transpose(1, 2).flatten(2)
 
 
 def _gradients(

@@ -88,7 +88,7 @@ def attention_decoder(
     def attend(z: Tensor, coverage: Tensor) -> tuple[Tensor, Tensor]:
         query = z if w_query is None else linear(z, w_query)
         if v is None:
-            split = query.unflatten(1, (heads, -1)), keys.unflatten(2, (heads, -1))
+            split = query.view(B, heads, -1), keys.reshape(B, S, heads, -1)
             energies = scale * torch.einsum("bna,bsna->bns", *split)
         else:
             sums = query[:, None] + keys
@@ -102,7 +102,7 @@ def attention_decoder(
         powers = torch.exp(energies - highest)
         total = powers.sum(2, keepdim=True)
         alignments = powers / torch.where(total > 0, total, 1)
-        context = torch.einsum("bns,bsnc->bnc", alignments, values.unflatten(2, (heads, -1)))
+        context = torch.einsum("bns,bsnc->bnc", alignments, values.reshape(B, S, heads, -1))
         return alignments, context.flatten(1)
 
     kept: dict[str, list[Tensor]] = {"z": [], "context": [], "alignments": [], "attentional": []}

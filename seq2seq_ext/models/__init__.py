@@ -1,5 +1,6 @@
 """Encoder, decoder and the model that joins them."""
 
+from seq2seq_ext.models.attention import Attention, Memory
 from seq2seq_ext.models.bridge import Bridge
 from seq2seq_ext.models.config import Seq2SeqConfig
 from seq2seq_ext.models.decoder import Decoder
@@ -8,11 +9,13 @@ from seq2seq_ext.models.seq2seq import Seq2Seq, Seq2SeqOutput
 from seq2seq_ext.models.state import DecoderState
 
 __all__ = [
+    "Attention",
     "Bridge",
     "Decoder",
     "DecoderState",
     "Encoder",
     "EncoderOutput",
+    "Memory",
     "Seq2Seq",
     "Seq2SeqConfig",
     "Seq2SeqOutput",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from seq2seq_ext.models.attention import Memory
 
 
 class DecoderState(NamedTuple):
@@ -15,11 +18,20 @@ class DecoderState(NamedTuple):
         h: hidden states, ``(num_layers, B, hidden_size)``.
         c: cell states of an LSTM, ``(num_layers, B, hidden_size)``, None for the other cells.
         context: the context vectors, ``(B, context_size)``; they never change.
+        memory: with attention, what is attended to; it never changes.
+        feed: what attention hands to the next step, ``(B, feed_size)``; None before the first step
+            stands for zeros.
+        coverage: the sum of all alignments so far, ``(B, S)``; None as for ``feed``.
+        alignments: those of the latest step, the mean of all heads, ``(B, S)``.
     """
 
     h: Tensor
     c: Tensor | None
     context: Tensor
+    memory: Memory | None = None
+    feed: Tensor | None = None
+    coverage: Tensor | None = None
+    alignments: Tensor | None = None
 
     def select(self, rows: Tensor) -> DecoderState:
         """The state of the given rows, in their order; a row may come more than once.
@@ -27,10 +39,18 @@ class DecoderState(NamedTuple):
         Args:
             rows: int64 ``(N,)``, indices into the batch.
         """
+
+        def of(tensor: Tensor | None, axis: int = 0) -> Tensor | None:
+            return None if tensor is None else tensor.index_select(axis, rows)
+
         return DecoderState(
             self.h.index_select(1, rows),
-            None if self.c is None else self.c.index_select(1, rows),
+            of(self.c, 1),
             self.context.index_select(0, rows),
+            None if self.memory is None else self.memory.select(rows),
+            of(self.feed),
+            of(self.coverage),
+            of(self.alignments),
         )
 
 
@@ -83,7 +103,7 @@ def reverse_rows(tokens: Tensor, lengths: Tensor) -> Tensor:
     """Each row's first ``length`` tokens back to front, its padding left in place.
 
     Args:
-        tokens: ``(B, T)``.
+        tokens: ``(B, T)``, or ``(B, T, features)``.
         lengths: int64 ``(B,)``.
 
     Example:
@@ -93,4 +113,5 @@ def reverse_rows(tokens: Tensor, lengths: Tensor) -> Tensor:
     """
     position = torch.arange(tokens.size(1), device=tokens.device)
     mirrored = lengths.to(tokens.device)[:, None] - 1 - position
-    return tokens.gather(1, torch.where(mirrored < 0, position, mirrored))
+    index = torch.where(mirrored < 0, position, mirrored)
+    return tokens.take_along_dim(index.view(*index.shape, *[1] * (tokens.dim() - 2)), 1)

@@ -212,16 +212,22 @@ class Stack:
         return dropout(gates.new_ones(B, w.w_hh.size(1)), self.variant.state_dropout)
 
 
+def biases_of(
+    b_ih: Tensor | None, b_hh: Tensor | None, cell: str
+) -> tuple[Tensor | None, Tensor | None]:
+    """Both biases of the gates in one but for b_hn of a GRU, which is the second."""
+    if b_ih is None or b_hh is None:
+        return b_ih, None
+    if cell != "gru":
+        return b_ih + b_hh, None
+    H = b_hh.size(0) // 3
+    b_hn = b_hh[2 * H :]
+    return b_ih + torch.cat([b_hh[: 2 * H], torch.zeros_like(b_hn)]), b_hn
+
+
 def gates_of(x: Tensor, w: Direction, cell: str) -> tuple[Tensor, Tensor | None]:
     """The input's part of the gates with all biases but b_hn of a GRU, which is the second."""
-    bias, b_hn = w.b_ih, None
-    if bias is not None and w.b_hh is not None:
-        if cell == "gru":
-            H = w.w_hh.size(0) // 3
-            b_hn = w.b_hh[2 * H :]
-            bias = bias + torch.cat([w.b_hh[: 2 * H], torch.zeros_like(b_hn)])
-        else:
-            bias = bias + w.b_hh
+    bias, b_hn = biases_of(w.b_ih, w.b_hh, cell)
     if w.norm_ih is None:
         return linear(x, w.w_ih, bias), b_hn
     gates = linear(x, w.w_ih)
