@@ -10,8 +10,8 @@ from torch.nn.functional import linear
 
 from seq2seq_ext.decoder import DecoderResult, attention_decoder
 from seq2seq_ext.functional import dropout_mask
-from seq2seq_ext.models.attention import Memory
 from seq2seq_ext.models.config import Seq2SeqConfig
+from seq2seq_ext.models.state import Memory
 from seq2seq_ext.nn import GRU, LSTM, RNN
 from seq2seq_ext.variants.stack import biases_of
 

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from seq2seq_ext.models.attention import Memory
+
+class Memory(NamedTuple):
+    """What a decoder attends to.
+
+    Args:
+        keys: (M, S, A).
+        values: (M, S, C).
+        lengths: int64 (M,), on the CPU.
+        rows: int64 (B,) on the CPU, which of the M sources each row of the batch reads; None: its
+            own.  Hypotheses of one source share its keys and values.
+    """
+
+    keys: Tensor
+    values: Tensor
+    lengths: Tensor
+    rows: Tensor | None = None
+
+    def select(self, rows: Tensor) -> Memory:
+        """The memory of the given rows of the batch, of which nothing is copied."""
+        rows = rows.cpu()
+        return self._replace(rows=rows if self.rows is None else self.rows[rows])
+
+    def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys, values and lengths with a row for each of the batch."""
+        if self.rows is None:
+            return self.keys, self.values, self.lengths
+        rows = self.rows.to(self.keys.device)
+        return self.keys[rows], self.values[rows], self.lengths[self.rows]
 
 
 class DecoderState(NamedTuple):
