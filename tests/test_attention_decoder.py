@@ -258,7 +258,7 @@ def test_function_transforms() -> None:
 
 WRONG = {
     "x": [torch.zeros(5, 3), torch.zeros(5, 3, 29), torch.zeros(0, 3, 28), torch.zeros(5, 3, 28)],
-    "keys": [torch.zeros(3, 6), torch.zeros(4, 6, 7, dtype=torch.float64)],
+    "keys": [torch.zeros(3, 6), torch.zeros(3, 6, 7)],
     "values": [torch.zeros(3, 6, 4), torch.zeros(3, 5, 4, dtype=torch.float64)],
     "heads": [0, 2, -1],
     "residual": [-1, 2, 7],
