@@ -32,7 +32,7 @@ foreach(name torch_cpu c10)
 endforeach()
 
 # What the glue of every device needs: the checks of arguments, and tensors.
-set(glue_sources csrc/glue/arguments.cpp csrc/glue/recurrence.cpp
+set(glue_sources csrc/glue/arguments.cpp csrc/glue/decoder.cpp csrc/glue/recurrence.cpp
     csrc/glue/tensors.cpp)
 add_library(glue OBJECT ${glue_sources})
 target_include_directories(glue PRIVATE csrc)

@@ -39,6 +39,16 @@
 // x, h_0, c_0 and t_sum, for W_hh h, give; of cells without variants. With whole_h also the
 // gradient `second` of what was kept.
 //
+// attention_decoder: all steps of a decoder that attends while its cells run (csrc/decoder.h). x
+// (T, B, G*H); weights: w_in and w_hh of each layer; bias (L, G*H), b_hn (L, H); states (L, B, H);
+// keys (M, S, A), values (M, S, C); v makes the energies additive; memory (B) tells which of the M
+// sequences a row attends to. z (T, B, H), alignments (T, B, heads, S); feed_n and coverage_n
+// continue a sequence as feed_0 and coverage_0. What is not there is empty, as are the last six,
+// which backward reads, where save is false. attention_decoder_backward: the gradients of the gates
+// and of W_hh h (empty where they are the same), queries, products of queries and keys, the whole
+// context, the sums of tanh; keys, v and w_coverage where additive, the latter two for each
+// sequence; of the states. Those of weights and values are products of these.
+//
 // Arguments that few calls have come last, with defaults: those that are not given cost nothing.
 
 #include <torch/csrc/stable/library.h>
@@ -88,4 +98,25 @@ STABLE_TORCH_LIBRARY(seq2seq_ext, m) {
       "float candidate_dropout, float cell_clip, float proj_clip, int stream, Tensor? t_sum, "
       "Tensor step, Tensor? whole_h, Tensor? whole_c, bool return_cells) "
       "-> (Tensor t_y, Tensor t_cells, Tensor t_h_n, Tensor t_c_n, Tensor t_h_in, Tensor second)");
+  m.def(
+      "attention_decoder(Tensor x, Tensor[] weights, Tensor? bias, Tensor? b_hn, Tensor? h_0, "
+      "Tensor? c_0, Tensor? feed_0, Tensor? coverage_0, Tensor keys, Tensor values, "
+      "Tensor? w_query, Tensor? v, Tensor? w_coverage, Tensor? w_out, Tensor? b_out, "
+      "Tensor? dropout_mask, Tensor? lengths, Tensor? source_lengths, Tensor? memory, int cell, "
+      "int num_layers, int heads, int residual, bool query_first, float scale, bool save) "
+      "-> (Tensor z, Tensor context, Tensor alignments, Tensor attentional, Tensor h_n, "
+      "Tensor c_n, Tensor feed_n, Tensor coverage_n, Tensor step, Tensor h_in, Tensor inner, "
+      "Tensor below, Tensor query, Tensor coverage)");
+  m.def(
+      "attention_decoder_backward(Tensor x, Tensor[] weights, Tensor? bias, Tensor? b_hn, "
+      "Tensor? h_0, Tensor? c_0, Tensor? feed_0, Tensor? coverage_0, Tensor keys, Tensor values, "
+      "Tensor? w_query, Tensor? v, Tensor? w_coverage, Tensor? w_out, Tensor? b_out, "
+      "Tensor? dropout_mask, Tensor? lengths, Tensor? source_lengths, Tensor? memory, int cell, "
+      "int num_layers, int heads, int residual, bool query_first, float scale, Tensor? d_z, "
+      "Tensor? d_context, Tensor? d_alignments, Tensor? d_attentional, Tensor? d_h_n, "
+      "Tensor? d_c_n, Tensor? d_feed_n, Tensor? d_coverage_n, Tensor context, Tensor alignments, "
+      "Tensor attentional, Tensor step, Tensor h_in, Tensor inner, Tensor below, Tensor query, "
+      "Tensor coverage) -> (Tensor d_gates, Tensor d_sum, Tensor d_query, Tensor d_energy, "
+      "Tensor whole_context, Tensor d_out, Tensor d_keys, Tensor d_v, Tensor d_w_coverage, "
+      "Tensor d_h_0, Tensor d_c_0, Tensor d_feed_0, Tensor d_coverage_0)");
 }

@@ -428,9 +428,9 @@ def run(
             stack.run, x, h_0, c_0, dropout, lengths, batch_sizes, resets
         )
     else:
-        dropout_mask = None
+        mask = None
         if dropout != 0.0 and num_layers > 1:
-            dropout_mask = _dropout_mask(dropout, num_layers, x, D * P)
+            mask = dropout_mask(dropout, num_layers, x, D * P)
 
         y, h_n, c_n = _caller(save)(
             ops.rnn,
@@ -444,7 +444,7 @@ def run(
             lengths,
             batch_sizes,
             resets,
-            dropout_mask,
+            mask,
             packed,
         )
     if autocast is not None:
@@ -606,7 +606,7 @@ def _check_resets(resets: Tensor, x: Tensor, single: bool, batch_first: bool) ->
     return resets
 
 
-def _dropout_mask(p: float, num_layers: int, x: Tensor, features: int) -> Tensor:
+def dropout_mask(p: float, num_layers: int, x: Tensor, features: int) -> Tensor:
     """(L-1, T, B, D*P), or packed (L-1, N, D*P): 0 with probability p, otherwise 1/(1-p).
 
     Drawn layer by layer as ``torch.nn`` draws it, so that one seed gives one result in both.

@@ -31,6 +31,41 @@ CONFIGS = {
     "lstm_context": {"cell": "lstm", "bridge": "context", "context_size": 4, "output": "maxout"},
     "rnn_reversed": {"cell": "rnn", "reverse_source": True, "encoder_num_layers": 3},
     "rnn_relu": {"cell": "rnn", "nonlinearity": "relu", "context_every_step": True},
+    "dot": {"attention": "dot", "decoder_hidden_size": 7, "cell": "lstm"},
+    "general_feeding": {
+        "attention": "general",
+        "input_feeding": True,
+        "decoder_num_layers": 2,
+        "reverse_source": True,
+    },
+    "additive": {"attention": "additive", "attention_size": 5, "bidirectional": True},
+    "normalized_feeding": {
+        "attention": "normalized_additive",
+        "input_feeding": True,
+        "cell": "lstm",
+        "context_every_step": True,
+    },
+    "multi_head_feeding": {
+        "attention": "multi_head",
+        "attention_size": 6,
+        "attention_heads": 3,
+        "input_feeding": True,
+        "cell": "rnn",
+    },
+    "maxout_feeding": {"attention": "general", "input_feeding": True, "output": "maxout"},
+    "previous_linear": {"attention": "multi_head", "attention_query": "previous"},
+    "coverage": {"attention": "additive", "input_feeding": True, "coverage": True},
+    "bahdanau2015": {
+        "attention": "additive",
+        "attention_query": "previous",
+        "bidirectional": True,
+        "reset_after": False,
+        "bridge": "dense",
+        "output": "maxout",
+        "maxout_size": 3,
+        "coverage": True,
+        "reverse_source": True,
+    },
     "cho2014": {
         "reset_after": False,
         "context_size": 4,
@@ -83,7 +118,7 @@ def weights_of(stack, layer, suffix=""):
 
 
 def encode_one(encoder, tokens):
-    """One sequence without padding: final states (layers, size), context (size,)."""
+    """One sequence: final states (layers, size), context (size,), outputs (time, size)."""
     config = encoder.config
     if config.reverse_source:
         tokens = tokens[::-1]
@@ -107,13 +142,47 @@ def encode_one(encoder, tokens):
     context = h_n[-1]
     if config.context_size is not None:
         context = torch.tanh(encoder.context.weight @ context)
-    return h_n, c_n, context
+    outputs = torch.stack(sequence)
+    return h_n, c_n, context, outputs.flip(0) if config.reverse_source else outputs
+
+
+def attend_one(attention, z, outputs, covered):
+    """Context and alignments of one query, from the equations; ``covered`` (time,) or None."""
+    if attention.kind == "dot":
+        energies = [z @ m for m in outputs]
+    elif attention.kind == "general":
+        energies = [z @ attention.key.weight @ m for m in outputs]
+    elif attention.kind == "multi_head":
+        contexts, all_alignments = [], []
+        width = attention.key.out_features // attention.heads
+        for head in range(attention.heads):
+            part = slice(head * width, head * width + width)
+            u, w, v = (getattr(attention, n).weight[part] for n in ("query", "key", "value"))
+            energies = torch.stack([(u @ z) @ (w @ m) / width**0.5 for m in outputs])
+            all_alignments.append(energies.softmax(0))
+            contexts.append(
+                sum(a * (v @ m) for a, m in zip(energies.softmax(0), outputs, strict=True))
+            )
+        return torch.cat(contexts), torch.stack(all_alignments).mean(0)
+    else:
+        v, bias = attention.v, 0
+        if attention.kind == "normalized_additive":
+            v, bias = attention.gain * v / v.square().sum().sqrt(), attention.key.bias
+        sums = [attention.query.weight @ z + attention.key.weight @ m + bias for m in outputs]
+        if covered is not None:
+            sums = [s + attention.coverage * u for s, u in zip(sums, covered, strict=True)]
+        energies = [v @ torch.tanh(s) for s in sums]
+    alignments = torch.stack(energies).softmax(0)
+    return sum(a * m for a, m in zip(alignments, outputs, strict=True)), alignments
 
 
 def decode_one(model, encoded, inputs):
     """Logits (len(inputs), V) of one sequence, token by token."""
     config, decoder, bridge = model.config, model.decoder, model.bridge
-    h_n, c_n, context = encoded
+    h_n, c_n, context, outputs = encoded
+    attention, current = decoder.attention, config.attention_query == "current"
+    covered = outputs.new_zeros(len(outputs)) if config.coverage else None
+    fed = outputs.new_zeros(config.feed_size)
     if bridge.hidden is None:
         h, c = list(h_n), list(c_n)
     else:
@@ -129,17 +198,30 @@ def decode_one(model, encoded, inputs):
         embedded = x = decoder.embedding.weight[token]
         if config.context_every_step:
             x = torch.cat((x, context))
+        if attention is not None and not current:
+            read, alignments = attend_one(attention, h[-1], outputs, covered)
+            covered = None if covered is None else covered + alignments
+            fed = read
+        if config.feed_size:
+            x = torch.cat((x, fed))
         for layer in range(config.decoder_num_layers):
             h[layer], c[layer] = cell_step(
                 config, x, h[layer], c[layer], *weights_of(decoder.stack, layer)
             )
             x = h[layer]
+        if attention is not None and current:
+            read, alignments = attend_one(attention, x, outputs, covered)
+            covered = None if covered is None else covered + alignments
+            fed = read
+        if decoder.combine is not None:
+            x = torch.tanh(decoder.combine(torch.cat((read, x))))
+            fed = x if current else fed
         if decoder.maxout is not None:
             s = (
                 decoder.maxout.from_state.weight @ x
                 + decoder.maxout.from_state.bias
                 + decoder.maxout.from_token.weight @ embedded
-                + decoder.maxout.from_context.weight @ context
+                + decoder.maxout.from_context.weight @ (context if attention is None else read)
             )
             x = torch.maximum(s[0::2], s[1::2])
         logits.append(decoder.output(x))

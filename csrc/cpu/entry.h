@@ -124,6 +124,31 @@ static void run_linear(const Linear<T>& f, const Member& member, void* workspace
 }
 
 template <typename T>
+static size_t run_decoder(const Planned<DecoderForward<T>>& f, const Member* member, void* memory) {
+  return with_cell<T>(f.cell, [&](auto cell) {
+    return run_steps<DecoderForwardSteps<cell.value, T>>(f, member, memory);
+  });
+}
+
+template <typename T>
+static size_t run_decoder(const Planned<DecoderBackward<T>>& f, const Member* member,
+                          void* memory) {
+  return with_cell<T>(f.cell, [&](auto cell) {
+    return run_steps<DecoderBackwardSteps<cell.value, T>>(f, member, memory);
+  });
+}
+
+template <typename Call>
+static size_t decoder_workspace(const Planned<Call>& f) {
+  return run_decoder(f, nullptr, nullptr);
+}
+
+template <typename Call>
+static void decoder(const Planned<Call>& f, const Member& member, void* workspace) {
+  run_decoder(f, &member, workspace);
+}
+
+template <typename T>
 static void map(int function, int64_t n, const T* x, T* y) {
   for (int64_t i = 0; i < n; i += kLanes<T>) {
     const Vec<T> v = load_first(x + i, n - i);
@@ -169,6 +194,14 @@ static constexpr Kernels kTable{ISA_NAME,
                                 &recurrence<RecurrenceBackward<double>>,
                                 &recurrence<RecurrenceTangent<float>>,
                                 &recurrence<RecurrenceTangent<double>>,
+                                &decoder_workspace<DecoderForward<float>>,
+                                &decoder_workspace<DecoderForward<double>>,
+                                &decoder_workspace<DecoderBackward<float>>,
+                                &decoder_workspace<DecoderBackward<double>>,
+                                &decoder<DecoderForward<float>>,
+                                &decoder<DecoderForward<double>>,
+                                &decoder<DecoderBackward<float>>,
+                                &decoder<DecoderBackward<double>>,
                                 &map<float>,
                                 &map<double>,
                                 &multiply_add,

@@ -270,6 +270,18 @@ static void large_product(const LargeProduct<T, S>& p) {
   }
 }
 
+// Adds up the lanes of each of W vectors: the totals as the lanes of one.
+template <typename T>
+static Vec<T> lane_totals(Vec<T> (&sums)[kLanes<T>]) {
+  transpose<T>(sums);
+#pragma GCC unroll 8
+  for (int64_t half = kLanes<T> / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < half; ++i) sums[i] += sums[i + half];
+  }
+  return sums[0];
+}
+
 // Products of one row `a` (K) with `count` <= W rows of a row-major matrix, as the lanes of a
 // vector: no packing, for calls too short to repay it. One sum per matrix row, its lanes spread
 // over k, and a transposition to add them up: 4 shuffles a product beside K / W multiply-adds.
@@ -289,13 +301,7 @@ static Vec<T> dot_products(int64_t count, const T* w, int64_t ldw, int64_t K, co
     const Vec<T> row = load_first(a + k, K - k);
     for (int64_t i = 0; i < count; ++i) sums[i] += load_first(w + i * ldw + k, K - k) * row;
   }
-  transpose<T>(sums);
-#pragma GCC unroll 8
-  for (int64_t half = W / 2; half > 0; half /= 2) {
-#pragma GCC unroll 8
-    for (int64_t i = 0; i < half; ++i) sums[i] += sums[i + half];
-  }
-  return sums[0];
+  return lane_totals<T>(sums);
 }
 
 // Packing a vector of columns costs about 4 cycles per k, a product with it 1/2; dot_products costs

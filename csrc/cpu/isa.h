@@ -32,9 +32,13 @@ namespace ISA {
 #undef ROW_STEP
 // needs row_step.h and packed_matrix.h
 #include "recurrence.h"
+// needs recurrence.h
+#include "attention.h"
+// needs attention.h
+#include "decoder.h"
 // needs vec.h
 #include "limits_loops.h"
-// needs forward.h, backward.h, recurrence.h and limits_loops.h
+// needs forward.h, backward.h, recurrence.h, decoder.h and limits_loops.h
 #include "entry.h"
 
 #undef ISA_INLINE

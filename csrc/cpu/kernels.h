@@ -14,6 +14,7 @@
 #include <cstdint>
 
 #include "../cells.h"
+#include "../decoder.h"
 #include "../recurrence.h"
 #include "team.h"
 
@@ -172,6 +173,14 @@ struct Kernels {
   void (*recurrence_backward_f64)(const Planned<RecurrenceBackward<double>>&, const Member&, void*);
   void (*recurrence_tangent_f32)(const Planned<RecurrenceTangent<float>>&, const Member&, void*);
   void (*recurrence_tangent_f64)(const Planned<RecurrenceTangent<double>>&, const Member&, void*);
+  size_t (*decoder_forward_workspace_f32)(const Planned<DecoderForward<float>>&);
+  size_t (*decoder_forward_workspace_f64)(const Planned<DecoderForward<double>>&);
+  size_t (*decoder_backward_workspace_f32)(const Planned<DecoderBackward<float>>&);
+  size_t (*decoder_backward_workspace_f64)(const Planned<DecoderBackward<double>>&);
+  void (*decoder_forward_f32)(const Planned<DecoderForward<float>>&, const Member&, void*);
+  void (*decoder_forward_f64)(const Planned<DecoderForward<double>>&, const Member&, void*);
+  void (*decoder_backward_f32)(const Planned<DecoderBackward<float>>&, const Member&, void*);
+  void (*decoder_backward_f64)(const Planned<DecoderBackward<double>>&, const Member&, void*);
   // y = f(x) over n values, for the tests of the vector mathematics: 0 exp, 1 tanh, 2 sigmoid.
   void (*map_f32)(int function, int64_t n, const float* x, float* y);
   void (*map_f64)(int function, int64_t n, const double* x, double* y);

@@ -68,9 +68,11 @@ class PackedMatrix {
   }
 
   // c (rows, ldc) = a (rows, lda) times this, in panels [begin, end), from the last on where
-  // `turned`; to each row `add` (width) is added if there is one. `few` as in Operand.
+  // `turned`; to it `add` is added if there is one: a row (width) for all, or rows ldadd apart.
+  // `few` as in Operand.
   void multiply(int64_t rows, bool few, const T* a, int64_t lda, T* c, int64_t ldc, T* scratch,
-                Member::Range range, bool turned = false, const T* add = nullptr) const {
+                Member::Range range, bool turned = false, const T* add = nullptr,
+                int64_t ldadd = 0) const {
     with_type<T>(type_, [&](auto storage) {
       using S = decltype(storage);
       const Operand<T, S> operand(rows, few, a, lda, K_, scratch);
@@ -80,7 +82,7 @@ class PackedMatrix {
         with_vectors(panels_.vectors_of(q), [&](auto v) {
           operand.template multiply<v, k_unrolling(kPlainVectors)>(
               panel<S>(q), kScaled<S> ? scale_ + first : nullptr, far_, c + first, ldc,
-              add ? add + first : nullptr, 0);
+              add ? add + first : nullptr, ldadd);
         });
       }
     });
@@ -88,6 +90,10 @@ class PackedMatrix {
   void multiply(int64_t rows, bool few, const T* a, int64_t lda, T* c, int64_t ldc,
                 T* scratch = nullptr, bool turned = false) const {
     multiply(rows, few, a, lda, c, ldc, scratch, {0, panels()}, turned);
+  }
+  // c += a times this.
+  void accumulate(int64_t rows, bool few, const T* a, int64_t lda, T* c, int64_t ldc) const {
+    multiply(rows, few, a, lda, c, ldc, nullptr, {0, panels()}, false, c, ldc);
   }
 
  private:

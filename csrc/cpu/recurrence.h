@@ -191,6 +191,23 @@ static void clear_row(T* matrix, int64_t row, int64_t width) {
   if (matrix != nullptr) std::fill_n(matrix + row * width, width, T(0));
 }
 
+// to = a + b over n numbers; either may be null: zero.
+template <typename T>
+static void add_rows(int64_t n, const T* a, const T* b, T* to) {
+  for (int64_t k = 0; k < n; k += kLanes<T>) {
+    Vec<T> sum = a != nullptr ? load_first(a + k, n - k) : Vec<T>{};
+    if (b != nullptr) sum += load_first(b + k, n - k);
+    store_first(to + k, sum, n - k);
+  }
+}
+
+// to *= by over n numbers.
+template <typename T>
+static void multiply_rows(int64_t n, const T* by, T* to) {
+  for (int64_t k = 0; k < n; k += kLanes<T>)
+    store_first(to + k, load_first(to + k, n - k) * load_first(by + k, n - k), n - k);
+}
+
 // ---- forward ------------------------------------------------------------------------------------
 
 // Of a call of RecurrenceForward, or of RecurrenceTangent, whose steps differ in their last line.

@@ -84,13 +84,6 @@ int64_t last_size(const View& view) {
   return view.size[view.dim - 1];
 }
 
-Cell cell_of(int64_t code) {
-  constexpr int64_t kLast = static_cast<int64_t>(Cell::kRnnRelu);
-  if (code < 0 || code > kLast)
-    fail("cell: expected a number from 0 (lstm) to ", kLast, " (rnn_relu), got ", code);
-  return static_cast<Cell>(code);
-}
-
 }  // namespace
 
 std::ostream& operator<<(std::ostream& out, Cell cell) {
@@ -109,6 +102,13 @@ std::ostream& operator<<(std::ostream& out, const View& view) {
   out << "(";
   for (int64_t i = 0; i < view.dim; ++i) out << (i ? ", " : "") << view.size[i];
   return out << ")";
+}
+
+Cell cell_of(int64_t code) {
+  constexpr int64_t kLast = static_cast<int64_t>(Cell::kRnnRelu);
+  if (code < 0 || code > kLast)
+    fail("cell: expected a number from 0 (lstm) to ", kLast, " (rnn_relu), got ", code);
+  return static_cast<Cell>(code);
 }
 
 // ---- what all calls check -------------------------------------------------------------------

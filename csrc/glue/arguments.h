@@ -28,6 +28,9 @@ template <typename... Parts>
   throw std::runtime_error(message.str());
 }
 
+// The cell with that number, among those that need no variant; throws if there is none.
+Cell cell_of(int64_t code);
+
 // As they come. An empty handle stands for None.
 struct Given {
   Handle x, h_0, c_0;

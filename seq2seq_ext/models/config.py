@@ -15,6 +15,8 @@ CELLS = ("rnn", "lstm", "gru")
 NONLINEARITIES = ("tanh", "relu")
 BRIDGES = ("copy", "dense", "context")
 OUTPUTS = ("linear", "maxout")
+ATTENTIONS = ("none", "dot", "general", "additive", "normalized_additive", "multi_head")
+QUERIES = ("current", "previous")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +51,24 @@ class Seq2SeqConfig:
             together to those of all decoder layers, ``"context"`` maps the context vector. A
             mapped ``h_0`` passes through tanh, a mapped LSTM cell state is linear. None takes
             ``"copy"`` where it fits and ``"dense"`` where it does not.
-        output: ``"linear"`` reads the decoder's state alone; ``"maxout"`` reads state, previous
+        output: ``"linear"`` reads the decoder's state, with attention the attentional vector
+            ``tanh(W [c_t; z_t] + b)`` (Luong et al. 2015); ``"maxout"`` reads state, previous
             token and context through a layer of maxout units (Cho et al. 2014).
         maxout_size: number of maxout units; None takes half of ``decoder_hidden_size``.
         output_rank: if given, the matrix onto the vocabulary is a product of two of this rank,
             which keeps a large vocabulary affordable.
+        attention: how the decoder's steps weigh the encoder's outputs, see
+            `seq2seq_ext.models.attention`; ``"none"`` leaves it with the context vector.
+        attention_size: features of queries and keys where the kind has maps for them (all heads
+            together); None takes ``decoder_hidden_size``.
+        attention_heads: of ``"multi_head"``.
+        attention_query: ``"current"`` attends by the state of the step (Luong et al. 2015),
+            ``"previous"`` by the one before it, and the step reads the context (Bahdanau et al.
+            2015).
+        input_feeding: whether a step with the query ``"current"`` reads what the step before ended
+            with: the attentional vector, with ``output="maxout"`` the context.
+        coverage: whether energies see the sum of all alignments so far (See et al. 2017); with
+            additive energies.
         pad_token_id: id of ``<pad>``, which fills a row past its end.
         unk_token_id: id of ``<unk>``, any token outside the vocabulary.
         bos_token_id: id of ``<s>``, the decoder's first input.
@@ -91,6 +106,12 @@ class Seq2SeqConfig:
     output: str = "linear"
     maxout_size: int | None = None
     output_rank: int | None = None
+    attention: str = "none"
+    attention_size: int | None = None
+    attention_heads: int = 1
+    attention_query: str = "current"
+    input_feeding: bool = False
+    coverage: bool = False
     pad_token_id: int = 0
     unk_token_id: int = 1
     bos_token_id: int = 2
@@ -106,17 +127,27 @@ class Seq2SeqConfig:
             "decoder_hidden_size",
             "encoder_num_layers",
             "decoder_num_layers",
+            "attention_heads",
         ):
             self._check_positive(name)
-        for name in ("context_size", "maxout_size", "output_rank"):
+        for name in ("context_size", "maxout_size", "output_rank", "attention_size"):
             if getattr(self, name) is not None:
                 self._check_positive(name)
-        for name in ("bidirectional", "reverse_source", "reset_after", "context_every_step"):
+        for name in (
+            "bidirectional",
+            "reverse_source",
+            "reset_after",
+            "context_every_step",
+            "input_feeding",
+            "coverage",
+        ):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool, got {getattr(self, name)!r}")
         self._check_choice("cell", CELLS)
         self._check_choice("nonlinearity", NONLINEARITIES)
         self._check_choice("output", OUTPUTS)
+        self._check_choice("attention", ATTENTIONS)
+        self._check_choice("attention_query", QUERIES)
         if self.bridge is not None:
             self._check_choice("bridge", BRIDGES)
         if isinstance(self.dropout, bool) or not isinstance(self.dropout, (int, float)):
@@ -132,6 +163,46 @@ class Seq2SeqConfig:
             )
         if self.maxout_size is not None and self.output != "maxout":
             raise ValueError(f"maxout_size={self.maxout_size} needs output='maxout'")
+        self._check_attention()
+
+    def _check_attention(self) -> None:
+        kind = self.attention
+        additive = kind in ("additive", "normalized_additive")
+        needs = {
+            f"attention_query={self.attention_query!r}": (
+                self.attention_query == "current" or kind != "none",
+                "attention",
+            ),
+            "input_feeding=True": (
+                not self.input_feeding or (kind != "none" and self.attention_query == "current"),
+                "attention with attention_query='current'",
+            ),
+            "coverage=True": (
+                not self.coverage or (additive and self.feeds_back),
+                "additive energies, and input_feeding or attention_query='previous'",
+            ),
+            f"attention_heads={self.attention_heads}": (
+                self.attention_heads == 1 or kind == "multi_head",
+                "attention='multi_head'",
+            ),
+            f"attention_size={self.attention_size}": (
+                self.attention_size is None or additive or kind == "multi_head",
+                "additive or multi_head attention",
+            ),
+        }
+        for what, (fits, wanted) in needs.items():
+            if not fits:
+                raise ValueError(f"{what} needs {wanted}, got attention={kind!r}")
+        if kind == "dot" and self.encoder_state_size != self.decoder_hidden_size:
+            raise ValueError(
+                "attention='dot' needs encoder outputs of the decoder's size "
+                f"{self.decoder_hidden_size}, got {self.encoder_state_size}; 'general' maps them"
+            )
+        if self.resolved_attention_size % self.attention_heads:
+            raise ValueError(
+                f"attention_heads must divide the attention's size {self.resolved_attention_size}, "
+                f"got {self.attention_heads}"
+            )
 
     @classmethod
     def cho2014(
@@ -156,8 +227,6 @@ class Seq2SeqConfig:
             (False, 'maxout', 128)
         """
         settings: dict[str, Any] = {
-            "source_vocab_size": source_vocab_size,
-            "target_vocab_size": target_vocab_size,
             "cell": "gru",
             "reset_after": False,
             "source_embedding_size": 100,
@@ -171,7 +240,97 @@ class Seq2SeqConfig:
             "maxout_size": 500,
             "output_rank": 100,
         }
-        return cls(**(settings | changes))
+        return cls._preset(source_vocab_size, target_vocab_size, settings | changes)
+
+    @classmethod
+    def sutskever2014(
+        cls, source_vocab_size: int, target_vocab_size: int, **changes: Any
+    ) -> Seq2SeqConfig:
+        """The deep LSTMs of Sutskever, Vinyals & Le 2014 (arXiv 1409.3215, section 3.4).
+
+        Four layers of 1,000 units, the source read backwards, no attention. Arguments as for
+        `cho2014`.
+
+        Example:
+            >>> Seq2SeqConfig.sutskever2014(30, 30).encoder_num_layers
+            4
+        """
+        settings: dict[str, Any] = {
+            "cell": "lstm",
+            "source_embedding_size": 1000,
+            "target_embedding_size": 1000,
+            "encoder_hidden_size": 1000,
+            "decoder_hidden_size": 1000,
+            "encoder_num_layers": 4,
+            "decoder_num_layers": 4,
+            "reverse_source": True,
+        }
+        return cls._preset(source_vocab_size, target_vocab_size, settings | changes)
+
+    @classmethod
+    def bahdanau2015(
+        cls, source_vocab_size: int, target_vocab_size: int, **changes: Any
+    ) -> Seq2SeqConfig:
+        """RNNsearch of Bahdanau, Cho & Bengio 2015 (arXiv 1409.0473, appendices A and B).
+
+        A bidirectional encoder, additive attention by the state of the step before, 500 maxout
+        units. The paper's first state comes of the backward direction alone; here of both.
+        Arguments as for `cho2014`.
+
+        Example:
+            >>> Seq2SeqConfig.bahdanau2015(30, 30).attended_size
+            2000
+        """
+        settings: dict[str, Any] = {
+            "cell": "gru",
+            "reset_after": False,
+            "source_embedding_size": 620,
+            "target_embedding_size": 620,
+            "encoder_hidden_size": 1000,
+            "decoder_hidden_size": 1000,
+            "bidirectional": True,
+            "bridge": "dense",
+            "attention": "additive",
+            "attention_query": "previous",
+            "output": "maxout",
+            "maxout_size": 500,
+        }
+        return cls._preset(source_vocab_size, target_vocab_size, settings | changes)
+
+    @classmethod
+    def luong2015(
+        cls, source_vocab_size: int, target_vocab_size: int, **changes: Any
+    ) -> Seq2SeqConfig:
+        """The global attention of Luong, Pham & Manning 2015 (arXiv 1508.04025, section 4.1).
+
+        Four LSTM layers of 1,000 units, the source read backwards, general attention, input
+        feeding, dropout of 0.2. Arguments as for `cho2014`.
+
+        Example:
+            >>> Seq2SeqConfig.luong2015(30, 30).feed_size
+            1000
+        """
+        settings: dict[str, Any] = {
+            "cell": "lstm",
+            "source_embedding_size": 1000,
+            "target_embedding_size": 1000,
+            "encoder_hidden_size": 1000,
+            "decoder_hidden_size": 1000,
+            "encoder_num_layers": 4,
+            "decoder_num_layers": 4,
+            "reverse_source": True,
+            "dropout": 0.2,
+            "attention": "general",
+            "input_feeding": True,
+        }
+        return cls._preset(source_vocab_size, target_vocab_size, settings | changes)
+
+    @classmethod
+    def _preset(
+        cls, source_vocab_size: int, target_vocab_size: int, settings: dict[str, Any]
+    ) -> Seq2SeqConfig:
+        sizes = {"source_vocab_size": source_vocab_size, "target_vocab_size": target_vocab_size}
+        return cls(**(sizes | settings))
 
     @property
     def encoder_state_size(self) -> int:
@@ -182,6 +341,30 @@ class Seq2SeqConfig:
     def resolved_context_size(self) -> int:
         """Width of the context vector."""
         return self.encoder_state_size if self.context_size is None else self.context_size
+
+    @property
+    def resolved_attention_size(self) -> int:
+        """Features of queries and keys: ``attention_size``, or what None stands for."""
+        return self.decoder_hidden_size if self.attention_size is None else self.attention_size
+
+    @property
+    def attended_size(self) -> int:
+        """Features of what attention gives each step."""
+        multi_head = self.attention == "multi_head"
+        return self.resolved_attention_size if multi_head else self.encoder_state_size
+
+    @property
+    def feeds_back(self) -> bool:
+        """Whether a step reads what attention gave, so that steps follow one another."""
+        return self.input_feeding or self.attention_query == "previous"
+
+    @property
+    def feed_size(self) -> int:
+        """Features of what attention gives the next step's, or this step's, cells; 0: nothing."""
+        if not self.feeds_back:
+            return 0
+        combined = self.output == "linear" and self.attention_query == "current"
+        return self.decoder_hidden_size if combined else self.attended_size
 
     @property
     def resolved_bridge(self) -> str:

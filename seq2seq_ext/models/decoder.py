@@ -2,7 +2,8 @@
 
 ``h_t = f(h_{t-1}, e(y_{t-1})[, c])`` and ``p(y_t) = softmax(g(h_t[, y_{t-1}, c]))`` (Cho et al.
 2014, arXiv 1406.1078, equations 2 and 5; the bracketed parts by choice). With the right tokens
-known beforehand, as in teacher forcing, all steps run in one fused call.
+known beforehand, as in teacher forcing, all steps run in one fused call; so they do where steps
+attend to the source and what attention gives is part of the next step's input.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from seq2seq_ext.models.attention import Attention
 from seq2seq_ext.models.config import Seq2SeqConfig
 from seq2seq_ext.models.layers import RecurrentStack
 from seq2seq_ext.models.state import DecoderState, check_tokens, resolve_lengths
@@ -26,10 +28,13 @@ class Maxout(nn.Module):
         size = 2 * config.resolved_maxout_size
         self.from_state = nn.Linear(config.decoder_hidden_size, size)
         self.from_token = nn.Linear(config.target_embedding_size, size, bias=False)
-        self.from_context = nn.Linear(config.resolved_context_size, size, bias=False)
+        context = config.resolved_context_size
+        if config.attention != "none":
+            context = config.attended_size
+        self.from_context = nn.Linear(context, size, bias=False)
 
     def forward(self, h: Tensor, embedded: Tensor, context: Tensor) -> Tensor:
-        """(T, B, hidden), (T, B, embedding), (B, context) -> (T, B, units)."""
+        """(T, B, hidden), (T, B, embedding), ([T, ]B, context) -> (T, B, units)."""
         s: Tensor = self.from_state(h) + self.from_token(embedded) + self.from_context(context)
         return s.view(*s.shape[:-1], -1, 2).amax(-1)
 
@@ -60,10 +65,15 @@ class Decoder(nn.Module):
         context_size = config.resolved_context_size if config.context_every_step else 0
         self.stack = RecurrentStack(
             config,
-            input_size=config.target_embedding_size + context_size,
+            input_size=config.target_embedding_size + context_size + config.feed_size,
             hidden_size=config.decoder_hidden_size,
             num_layers=config.decoder_num_layers,
         )
+        self.attention = Attention(config) if config.attention != "none" else None
+        self.combine: nn.Linear | None = None
+        if self.attention is not None and config.output == "linear":
+            seen = config.attended_size + config.decoder_hidden_size
+            self.combine = nn.Linear(seen, config.decoder_hidden_size)
         self.maxout = Maxout(config) if config.output == "maxout" else None
         features = config.decoder_hidden_size
         if config.output == "maxout":
@@ -120,7 +130,56 @@ class Decoder(nn.Module):
             # [W_y W_c] [e; c] = W_y e + W_c c: one matrix holds both maps.
             context = state.context.expand(tokens.size(0), -1, -1)
             x = torch.cat((embedded, context), dim=-1)
-        features, (h, c) = self.stack(x, (state.h, state.c), lengths)
+        if self.attention is None:
+            features, (h, c) = self.stack(x, (state.h, state.c), lengths)
+            context, state = state.context, state._replace(h=h, c=c)
+        else:
+            features, context, state = self._attend(self.attention, x, state, lengths)
         if self.maxout is not None:
-            features = self.maxout(features, embedded, state.context)
-        return self.output(self.dropout(features)), DecoderState(h, c, state.context)
+            features = self.maxout(features, embedded, context)
+        return self.output(self.dropout(features)), state
+
+    def _attend(
+        self, attention: Attention, x: Tensor, state: DecoderState, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor, DecoderState]:
+        """Features for the output (U, B, .), contexts (U, B, C) and the state after all steps."""
+        memory = state.memory
+        if memory is None:
+            raise ValueError("state must hold a memory for attention, got None")
+        if not self.config.feeds_back:
+            z, (h, c) = self.stack(x, (state.h, state.c), lengths)
+            context, alignments = attention(z, memory)
+            state = state._replace(h=h, c=c, alignments=alignments[-1].mean(1))
+            return self._combined(z, context), context, state
+        last = self.config.attention_query == "current"
+        out = self.combine if last else None
+        result = self.stack.attend(
+            x,
+            memory,
+            h_0=state.h,
+            c_0=state.c,
+            feed_0=state.feed if last else None,
+            coverage_0=state.coverage,
+            w_out=None if out is None else out.weight,
+            b_out=None if out is None else out.bias,
+            query_first=not last,
+            lengths=lengths,
+            **attention.energies(),
+        )
+        features = result.attentional
+        if features is None:
+            features = self._combined(result.z, result.context)
+        state = state._replace(
+            h=result.h_n,
+            c=result.c_n,
+            feed=result.feed_n,
+            coverage=result.coverage_n,
+            alignments=result.alignments[-1].mean(1),
+        )
+        return features, result.context, state
+
+    def _combined(self, z: Tensor, context: Tensor) -> Tensor:
+        """The attentional vectors, or z where the output reads both."""
+        if self.combine is None:
+            return z
+        return torch.tanh(self.combine(torch.cat((context, z), dim=-1)))

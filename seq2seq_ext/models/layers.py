@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from seq2seq_ext.decoder import DecoderResult, attention_decoder
+from seq2seq_ext.functional import dropout_mask
 from seq2seq_ext.models.config import Seq2SeqConfig
+from seq2seq_ext.models.state import Memory
 from seq2seq_ext.nn import GRU, LSTM, RNN
+from seq2seq_ext.variants.stack import biases_of
 
 
 class RecurrentStack(nn.Module):
@@ -27,7 +35,7 @@ class RecurrentStack(nn.Module):
         super().__init__()
         # torch.nn warns about dropout in a single layer, where it has no place to act.
         dropout = float(config.dropout) if num_layers > 1 else 0.0
-        self.rnn: nn.RNNBase
+        self.rnn: LSTM | GRU | RNN
         if config.cell == "lstm":
             self.rnn = LSTM(
                 input_size, hidden_size, num_layers, dropout=dropout, bidirectional=bidirectional
@@ -75,3 +83,41 @@ class RecurrentStack(nn.Module):
             return y, (h, None)
         y, (h, c) = self.rnn(x, state, lengths=lengths)
         return y, (h, c)
+
+    def attend(
+        self, x: Tensor, memory: Memory, *, lengths: Tensor | None = None, **attention: Any
+    ) -> DecoderResult:
+        """Run the stack where its first layer also reads what attention gives each step.
+
+        Args:
+            x: (T, B, .), what the first layer reads beside that.
+            memory: what is attended to.
+            lengths: as for `forward`.
+            **attention: states, and how to attend; see `seq2seq_ext.decoder.attention_decoder`.
+        """
+        rnn, cell = self.rnn, self.rnn._cell
+        weights = [rnn._current_weights()[4 * i : 4 * i + 4] for i in range(rnn.num_layers)]
+        of_x, of_feed = torch.tensor_split(weights[0][0], [x.size(-1)], dim=1)
+        biases = [biases_of(b_ih, b_hh, cell) for _, _, b_ih, b_hh in weights]
+        b_hn = [b for _, b in biases if b is not None]
+        mask = None
+        if self.training and rnn.dropout and rnn.num_layers > 1:
+            mask = dropout_mask(rnn.dropout, rnn.num_layers, x, rnn.hidden_size)
+        return attention_decoder(
+            linear(x, of_x),
+            [
+                w
+                for i, pair in enumerate(weights)
+                for w in (of_feed if i == 0 else pair[0], pair[1])
+            ],
+            memory.keys,
+            memory.values,
+            cell=cell,
+            bias=torch.stack([b for b, _ in biases if b is not None]),
+            b_hn=torch.stack(b_hn) if b_hn else None,
+            dropout_mask=mask,
+            lengths=None if lengths is None else lengths.cpu(),
+            source_lengths=memory.lengths,
+            memory=memory.rows,
+            **attention,
+        )

@@ -16,7 +16,7 @@ from seq2seq_ext.generation import GenerationMixin
 from seq2seq_ext.models.bridge import Bridge
 from seq2seq_ext.models.config import Seq2SeqConfig
 from seq2seq_ext.models.decoder import Decoder
-from seq2seq_ext.models.encoder import Encoder
+from seq2seq_ext.models.encoder import Encoder, EncoderOutput
 from seq2seq_ext.models.state import DecoderState, check_tokens, padding_mask, resolve_lengths
 
 
@@ -35,7 +35,10 @@ class Seq2SeqOutput(NamedTuple):
 
 
 class Seq2Seq(GenerationMixin[DecoderState], nn.Module):
-    """Encoder, bridge and decoder (Sutskever et al. 2014; Cho et al. 2014), without attention.
+    """Encoder, bridge and decoder, with attention or without.
+
+    After Sutskever et al. 2014 (arXiv 1409.3215), Cho et al. 2014 (1406.1078), Bahdanau et al. 2015
+    (1409.0473) and Luong et al. 2015 (1508.04025); `Seq2SeqConfig` has each as a preset.
 
     Args:
         config: shape and wiring.
@@ -111,8 +114,10 @@ class Seq2Seq(GenerationMixin[DecoderState], nn.Module):
 
     def start(self, source: Tensor, source_lengths: Tensor | None = None) -> DecoderState:
         """Read the source: the decoder's state before its first token."""
-        state: DecoderState = self.bridge(self.encoder(source, source_lengths))
-        return state
+        encoded: EncoderOutput = self.encoder(source, source_lengths)
+        state: DecoderState = self.bridge(encoded)
+        attention = self.decoder.attention
+        return state if attention is None else state._replace(memory=attention.remember(encoded))
 
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """One decoder step: int64 ``(B,)`` -> logits ``(B, target_vocab_size)`` and new state."""

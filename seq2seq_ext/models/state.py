@@ -8,6 +8,35 @@ import torch
 from torch import Tensor
 
 
+class Memory(NamedTuple):
+    """What a decoder attends to.
+
+    Args:
+        keys: (M, S, A).
+        values: (M, S, C).
+        lengths: int64 (M,), on the CPU.
+        rows: int64 (B,) on the CPU, which of the M sources each row of the batch reads; None: its
+            own.  Hypotheses of one source share its keys and values.
+    """
+
+    keys: Tensor
+    values: Tensor
+    lengths: Tensor
+    rows: Tensor | None = None
+
+    def select(self, rows: Tensor) -> Memory:
+        """The memory of the given rows of the batch, of which nothing is copied."""
+        rows = rows.cpu()
+        return self._replace(rows=rows if self.rows is None else self.rows[rows])
+
+    def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys, values and lengths with a row for each of the batch."""
+        if self.rows is None:
+            return self.keys, self.values, self.lengths
+        rows = self.rows.to(self.keys.device)
+        return self.keys[rows], self.values[rows], self.lengths[self.rows]
+
+
 class DecoderState(NamedTuple):
     """What a decoder carries from one token to the next.
 
@@ -15,11 +44,20 @@ class DecoderState(NamedTuple):
         h: hidden states, ``(num_layers, B, hidden_size)``.
         c: cell states of an LSTM, ``(num_layers, B, hidden_size)``, None for the other cells.
         context: the context vectors, ``(B, context_size)``; they never change.
+        memory: with attention, what is attended to; it never changes.
+        feed: what attention hands to the next step, ``(B, feed_size)``; None before the first step
+            stands for zeros.
+        coverage: the sum of all alignments so far, ``(B, S)``; None as for ``feed``.
+        alignments: those of the latest step, the mean of all heads, ``(B, S)``.
     """
 
     h: Tensor
     c: Tensor | None
     context: Tensor
+    memory: Memory | None = None
+    feed: Tensor | None = None
+    coverage: Tensor | None = None
+    alignments: Tensor | None = None
 
     def select(self, rows: Tensor) -> DecoderState:
         """The state of the given rows, in their order; a row may come more than once.
@@ -27,10 +65,18 @@ class DecoderState(NamedTuple):
         Args:
             rows: int64 ``(N,)``, indices into the batch.
         """
+
+        def of(tensor: Tensor | None, axis: int = 0) -> Tensor | None:
+            return None if tensor is None else tensor.index_select(axis, rows)
+
         return DecoderState(
             self.h.index_select(1, rows),
-            None if self.c is None else self.c.index_select(1, rows),
+            of(self.c, 1),
             self.context.index_select(0, rows),
+            None if self.memory is None else self.memory.select(rows),
+            of(self.feed),
+            of(self.coverage),
+            of(self.alignments),
         )
 
 
@@ -83,7 +129,7 @@ def reverse_rows(tokens: Tensor, lengths: Tensor) -> Tensor:
     """Each row's first ``length`` tokens back to front, its padding left in place.
 
     Args:
-        tokens: ``(B, T)``.
+        tokens: ``(B, T)``, or ``(B, T, features)``.
         lengths: int64 ``(B,)``.
 
     Example:
@@ -93,4 +139,5 @@ def reverse_rows(tokens: Tensor, lengths: Tensor) -> Tensor:
     """
     position = torch.arange(tokens.size(1), device=tokens.device)
     mirrored = lengths.to(tokens.device)[:, None] - 1 - position
-    return tokens.gather(1, torch.where(mirrored < 0, position, mirrored))
+    index = torch.where(mirrored < 0, position, mirrored)
+    return tokens.take_along_dim(index.view(*index.shape, *[1] * (tokens.dim() - 2)), 1)

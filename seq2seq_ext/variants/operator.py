@@ -28,7 +28,7 @@ from seq2seq_ext.kernels import (
 )
 from seq2seq_ext.variants import reference
 
-__all__ = ["CELLS", "pack", "recurrence", "recurrence_gradients"]
+__all__ = ["CELLS", "KEPT_SLOTS", "pack", "recurrence", "recurrence_gradients"]
 
 # In the order of their numbers, which is that of Cell in csrc/cells.h.
 CELLS = ("lstm", "gru", "gru_reset_before", "rnn_tanh", "rnn_relu", "coupled_lstm")
@@ -38,7 +38,7 @@ _GRU, _RESET_BEFORE = CELLS.index("gru"), CELLS.index("gru_reset_before")
 _WITH_TANGENT = tuple(map(CELLS.index, ("lstm", "gru", "rnn_tanh", "rnn_relu")))
 _GATES = [reference.GATES[cell] for cell in CELLS]
 # As kept_slots() and kMoments in csrc/recurrence.h.
-_SLOTS = (6, 5, 4, 1, 1, 5)
+KEPT_SLOTS = (6, 5, 4, 1, 1, 5)
 _MOMENTS = 4
 
 _forward = torch.ops.seq2seq_ext.recurrence.default
@@ -236,7 +236,7 @@ def _recurrence_fake(*arguments: Any) -> tuple[Tensor, ...]:
         make(return_cells, *steps, H),
         make(True, B, P),
         make(_has_cell(tensors, options), B, H),
-        keep(True, rows, _SLOTS[options.cell], H),
+        keep(True, rows, KEPT_SLOTS[options.cell], H),
         keep(True, rows, P),
         keep(projected or options.cell == _RESET_BEFORE, rows, H),
         keep(projected, rows, P),

@@ -340,6 +340,19 @@ def _dropped(weight: Tensor, p: float) -> Tensor:
     return weight * kept.to(weight.dtype)
 
 
+def biases_of(
+    b_ih: Tensor | None, b_hh: Tensor | None, cell: str
+) -> tuple[Tensor | None, Tensor | None]:
+    """Both biases of the gates in one but for b_hn of a GRU, which is the second."""
+    if b_ih is None or b_hh is None:
+        return b_ih, None
+    if cell != "gru":
+        return b_ih + b_hh, None
+    H = b_hh.size(0) // 3
+    b_hn = b_hh[2 * H :]
+    return b_ih + torch.cat([b_hh[: 2 * H], torch.zeros_like(b_hn)]), b_hn
+
+
 def gates_of(
     x: Tensor, w: Direction, cell: str, packed: Tensor | None = None, turn: int = 0
 ) -> tuple[Tensor, Tensor | None]:
@@ -353,14 +366,7 @@ def gates_of(
             return linear(x, w.w_ih, bias)
         return cast("Tensor", linear_op(x, w.w_ih, bias, packed, turn))
 
-    bias, b_hn = w.b_ih, None
-    if bias is not None and w.b_hh is not None:
-        if cell == "gru":
-            H = w.w_hh.size(0) // 3
-            b_hn = w.b_hh[2 * H :]
-            bias = bias + torch.cat([w.b_hh[: 2 * H], torch.zeros_like(b_hn)])
-        else:
-            bias = bias + w.b_hh
+    bias, b_hn = biases_of(w.b_ih, w.b_hh, cell)
     if w.norm_ih is None:
         return product(bias), b_hn
     gates = product()
