@@ -507,7 +507,7 @@ Forced layout_number(uint64_t i) {
   return forced;
 }
 
-// ThreadSanitizer holds fewer fibers at a time than the largest case has.
+// ThreadSanitizer holds fewer fibers at a time than the largest cases have.
 #ifdef __SANITIZE_THREAD__
 constexpr bool kRacesWatched = true;
 #else
@@ -533,15 +533,16 @@ void run_cases(bool few) {
   }
   // More sequences than a pass, than a thread's one state, and than a launch; weights beyond what
   // the registers hold.
+  const bool small = few || kRacesWatched;
   for (int type = 0; type < 5; ++type) {
     cuda_cpu::set_schedule(kSchedules[type % 4]);
     Forced forced;
     forced.persistent = true, forced.tiles = 1, forced.slices = 4, forced.groups = 1;
-    check_case({Cell::kLstm, 2, few ? 20 : 70, 8, 1, Mode::kResets, true, forced}, 1000 + type,
+    check_case({Cell::kLstm, 2, small ? 20 : 70, 8, 1, Mode::kResets, true, forced}, 1000 + type,
                type);
-    check_case({Cell::kGru, 2, 3, few ? 40 : 300, 1, Mode::kLengths, true, forced}, 2000 + type,
+    check_case({Cell::kGru, 2, 3, small ? 40 : 300, 1, Mode::kLengths, true, forced}, 2000 + type,
                type);
-    if (few || kRacesWatched) continue;
+    if (small) continue;
     check_case({Cell::kLstm, 1, 2, 600, 1, Mode::kDense, true, forced}, 3000 + type, type);
   }
 }
