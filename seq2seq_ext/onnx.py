@@ -272,7 +272,7 @@ def _recurrence(  # type: ignore[no-untyped-def]
     _refuse(name, w_hr is not None, batch_sizes, resets)
     if h_mask is not None or candidate_dropout:
         raise _training("recurrent_dropout", f"ONNX's {name} has none")
-    if w_hh.producer() is not None and w_hh.producer().op_type == "Dropout":
+    if _is_drawn(w_hh):
         raise _training("weight_drop", f"ONNX's {name} has none")
     for argument, wanted, why in (
         ("layer_norm", norm_hh is not None or norm_c is not None, "does not normalize"),
@@ -393,6 +393,14 @@ def _factors(op: Any, x: Any) -> tuple[Any, Any, Any]:
             return factor, node.inputs[0], b_ih
     size = x.shape[-1]
     return x, op.CastLike(op.EyeLike(op.ConstantOfShape(_ints(op, size, size))), x), None
+
+
+def _is_drawn(value: Any) -> bool:
+    """Whether random numbers have a part in a value."""
+    node = value.producer()
+    if node is None:
+        return False
+    return node.op_type.startswith("Random") or any(map(_is_drawn, filter(None, node.inputs)))
 
 
 def _rank(value: Any) -> int | None:

@@ -70,8 +70,8 @@ def call(
         random(G * H, width) / width**0.5 for upper in widths for width in (upper, H)
     ]
     if ragged:
-        arguments["lengths"] = torch.tensor([T, 2, 0, 1, 4] * B)[:B]
-        arguments["source_lengths"] = torch.tensor([3, S, 1, 0, 2] * B)[:B]
+        arguments["lengths"] = torch.tensor(([T, 2, 0, 1, 4] * B)[:B], dtype=torch.int64)
+        arguments["source_lengths"] = torch.tensor(([3, S, 1, 0, 2] * B)[:B], dtype=torch.int64)
     return arguments
 
 

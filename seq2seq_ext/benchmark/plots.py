@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from statistics import geometric_mean
 from typing import TYPE_CHECKING
@@ -12,20 +11,14 @@ from seq2seq_ext.benchmark.results import Results, Row, Sweep
 from seq2seq_ext.benchmark.scaling import FULL_BATCH, flop_exponent, time_exponent, value_of
 from seq2seq_ext.benchmark.shapes import CELLS, TRAINING, WORKS, threads_text
 from seq2seq_ext.benchmark.workloads import OURS, PREPACKED, TORCH
+from seq2seq_ext.plots.figures import COLOURS, as_png, figure_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-# Colours that the colour-blind can tell apart too (Okabe and Ito, 2008).
-_COLOURS = {
-    OURS: "#D55E00",
-    PREPACKED: "#E69F00",
-    TORCH: "#0072B2",
-    "onnxruntime": "#009E73",
-    "openvino": "#CC79A7",
-}
-_OTHER_COLOURS = ("#56B4E9", "#999999", "#F0E442")
+_NAMED = (TORCH, OURS, "onnxruntime", "openvino", PREPACKED)
+_COLOURS = dict(zip(_NAMED, COLOURS, strict=False))
+_OTHER_COLOURS = COLOURS[len(_NAMED) :]
 MARKERS = {"LSTM": "o", "GRU": "s", "RNN": "^"}
 
 
@@ -82,23 +75,6 @@ def scaling_as_png(results: Results) -> bytes:
                 )
     figure.suptitle(_title(results, threads))
     return as_png(figure)
-
-
-def figure_of(*, height: float) -> Figure:
-    """An empty figure of this height in inches, 13 wide, that needs no display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def as_png(figure: Figure) -> bytes:
-    """A figure as the content of a PNG file."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=110)
-    return image.getvalue()
 
 
 def _title(results: Results, threads: int) -> str:

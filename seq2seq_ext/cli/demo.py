@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from seq2seq_ext import training
+from seq2seq_ext.cli import bottleneck
 from seq2seq_ext.cli.layer_table import layer_timings
 from seq2seq_ext.cli.numbers import non_negative_int, positive_float, positive_int
 from seq2seq_ext.data import PairDataset, Split, Vocabulary, split_pairs, word_pairs
@@ -26,8 +27,10 @@ _TRY = {"plural": "blog matrix", "past": "google outrun"}
 _DESCRIPTION = """\
 Learn English word forms character by character, from a context vector alone:
 
-  plural   noun to plural, 13,668 pairs     goose -> geese
-  past     verb to past tense, 6,414 pairs  teach -> taught
+  plural      noun to plural, 13,668 pairs     goose -> geese
+  past        verb to past tense, 6,414 pairs  teach -> taught
+  bottleneck  plurals once more, by a small model with and without attention: the accuracy of both
+              against the words' length, in one picture
 
 The words come from the lexicon in the package lemminflect. A hash of each word puts it into the
 training, dev or test set; no test word is seen in training. Shown at the end are the figures on
@@ -44,20 +47,28 @@ def add_parser(subcommands: argparse._SubParsersAction[argparse.ArgumentParser])
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "task", nargs="?", choices=sorted(_EPOCHS), default="plural", help="what to learn (plural)"
+        "task",
+        nargs="?",
+        choices=(*sorted(_EPOCHS), bottleneck.NAME),
+        default="plural",
+        help="what to learn (plural)",
     )
     parser.add_argument("--out", metavar="FOLDER", help="run folder (runs/TASK)")
     parser.add_argument(
         "--cell", choices=("lstm", "gru", "rnn"), default="gru", help="recurrent cell (gru)"
     )
     parser.add_argument(
-        "--hidden-size", type=positive_int, default=256, metavar="N", help="state size (256)"
+        "--hidden-size",
+        type=positive_int,
+        metavar="N",
+        help=f"state size (256, bottleneck {bottleneck.HIDDEN_SIZE})",
     )
     parser.add_argument(
         "--epochs",
         type=positive_int,
         metavar="N",
-        help="passes over the training words (plural {plural}, past {past})".format(**_EPOCHS),
+        help="passes over the training words (plural {plural}, past {past}, bottleneck {plural})"
+        "".format(**_EPOCHS),
     )
     parser.add_argument(
         "--max-seconds",
@@ -115,7 +126,8 @@ def run(options: argparse.Namespace) -> int:
     # Now, and not after a minute of training, is the time to learn that nothing can be kept.
     folder.mkdir(parents=True, exist_ok=True)
 
-    split = split_pairs(word_pairs(options.task))
+    task = "plural" if options.task == bottleneck.NAME else options.task
+    split = split_pairs(word_pairs(task))
     if options.max_pairs:
         split = Split(*(part[: options.max_pairs] for part in split))
     source_vocabulary = Vocabulary.from_texts(source for source, _ in split.train)
@@ -125,21 +137,24 @@ def run(options: argparse.Namespace) -> int:
     )
 
     settings = training.TrainingOptions(
-        epochs=options.epochs or _EPOCHS[options.task],
+        epochs=options.epochs or _EPOCHS[task],
         batch_size=options.batch_size,
         learning_rate=options.learning_rate,
         max_seconds=options.max_seconds,
         seed=options.seed,
         precision=options.precision,
     )
+    if options.task == bottleneck.NAME:
+        return bottleneck.run(options, console, folder, (train_set, dev_set, test_set), settings)
     torch.manual_seed(options.seed)
+    hidden_size = options.hidden_size or 256
     model = Seq2Seq(
         Seq2SeqConfig(
             source_vocab_size=len(source_vocabulary),
             target_vocab_size=len(target_vocabulary),
             cell=options.cell,
-            encoder_hidden_size=options.hidden_size,
-            decoder_hidden_size=options.hidden_size,
+            encoder_hidden_size=hidden_size,
+            decoder_hidden_size=hidden_size,
             reverse_source=True,
         )
     )

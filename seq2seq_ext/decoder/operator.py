@@ -336,7 +336,7 @@ class _Decoder(torch.autograd.Function):
 def _over_steps(weights: Tensor, rows: Tensor) -> Tensor:
     """Of weights (T, B, n, S) and rows (T, B, C) in n parts, their products' sums: (B, S, C)."""
     T, B, heads, _ = weights.shape
-    parts = rows.reshape(T, B, heads, -1).permute(1, 2, 0, 3)  # (B, n, T, C/n)
+    parts = rows.reshape(T, B, heads, rows.size(2) // heads).permute(1, 2, 0, 3)  # (B, n, T, C/n)
     return (weights.permute(1, 2, 3, 0) @ parts).transpose(1, 2).flatten(2)
 
 
@@ -378,7 +378,7 @@ def _gradients(
     if want.values:
         result["values"] = _over_steps(alignments, whole_context)
     if want.keys and tensors.v is None:
-        result["keys"] = _over_steps(d_energy, query.view(T, B, -1))
+        result["keys"] = _over_steps(d_energy, query.view(T, B, query.size(1)))
     if want.w_query:
         first = None if tensors.h_0 is None else tensors.h_0[-1]
         seen = before(first, z) if options.query_first else z.flatten(0, 1)

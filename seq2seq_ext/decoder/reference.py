@@ -69,7 +69,7 @@ def attention_decoder(
     if memory is not None:
         keys, values = keys[memory], values[memory]
         source_lengths = None if source_lengths is None else source_lengths[memory]
-    S, C = keys.size(1), values.size(2)
+    S, A, C = *keys.shape[1:], values.size(2)
     there = torch.ones(B, S, dtype=torch.bool)
     if source_lengths is not None:
         there = torch.arange(S) < source_lengths[:, None]
@@ -88,7 +88,7 @@ def attention_decoder(
     def attend(z: Tensor, coverage: Tensor) -> tuple[Tensor, Tensor]:
         query = z if w_query is None else linear(z, w_query)
         if v is None:
-            split = query.view(B, heads, -1), keys.reshape(B, S, heads, -1)
+            split = query.view(B, heads, A // heads), keys.reshape(B, S, heads, A // heads)
             energies = scale * torch.einsum("bna,bsna->bns", *split)
         else:
             sums = query[:, None] + keys
@@ -102,7 +102,7 @@ def attention_decoder(
         powers = torch.exp(energies - highest)
         total = powers.sum(2, keepdim=True)
         alignments = powers / torch.where(total > 0, total, 1)
-        context = torch.einsum("bns,bsnc->bnc", alignments, values.reshape(B, S, heads, -1))
+        context = torch.einsum("bns,bsnc->bnc", alignments, values.reshape(B, S, heads, C // heads))
         return alignments, context.flatten(1)
 
     kept: dict[str, list[Tensor]] = {"z": [], "context": [], "alignments": [], "attentional": []}

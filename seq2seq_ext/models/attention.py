@@ -110,11 +110,14 @@ class Attention(nn.Module):
             Contexts (T, B, C) and alignments (T, B, heads, S), zero behind a source's end.
         """
         keys, values, lengths = memory.gathered()
-        (T, B), S = queries.shape[:2], keys.size(1)
+        (T, B), (S, A) = queries.shape[:2], keys.shape[1:]
         how = self.energies()
         asked = queries if self.query is None else self.query(queries)
         if how["v"] is None:
-            split = asked.view(T, B, self.heads, -1), keys.reshape(B, S, self.heads, -1)
+            split = (
+                asked.view(T, B, self.heads, A // self.heads),
+                keys.reshape(B, S, self.heads, A // self.heads),
+            )
             energies = how["scale"] * torch.einsum("tbna,bsna->tbns", *split)
         else:
             # A step at a time: all sums at once would take T times the room of the keys.
@@ -124,6 +127,6 @@ class Attention(nn.Module):
         behind = behind[:, None].to(energies.device)
         lowest = torch.finfo(energies.dtype).min
         alignments = energies.masked_fill(behind, lowest).softmax(-1).masked_fill(behind, 0)
-        split_values = values.reshape(B, S, self.heads, -1)
+        split_values = values.reshape(B, S, self.heads, values.size(2) // self.heads)
         contexts = torch.einsum("tbns,bsnc->tbnc", alignments, split_values)
         return contexts.flatten(2), alignments

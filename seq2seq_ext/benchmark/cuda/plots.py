@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from seq2seq_ext.benchmark.cuda.results import GRAPH, CudaResults, CudaRow
 from seq2seq_ext.benchmark.cuda.shapes import PRECISIONS
-from seq2seq_ext.benchmark.plots import MARKERS, as_png, figure_of, set_speedup_scale
+from seq2seq_ext.benchmark.plots import MARKERS, set_speedup_scale
 from seq2seq_ext.benchmark.shapes import WORKS
 from seq2seq_ext.benchmark.workloads import TORCH
+from seq2seq_ext.plots.figures import as_png, figure_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
