@@ -285,6 +285,25 @@ def test_a_tiny_demo_ends_cleanly(task, tmp_path, capsys):
 
 
 @needs_demo
+@needs("plot", "matplotlib")
+def test_a_tiny_bottleneck_draws_both_models(tmp_path):
+    tiny = ["--max-pairs", "64", "--epochs", "1", "--hidden-size", "8", "--threads", "1"]
+    with seq2seq_ext("demo", "bottleneck", *tiny, cwd=tmp_path) as process:
+        text, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    folder = tmp_path / "runs" / "bottleneck"
+    for picture in ("bottleneck.png", "attention.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+        assert picture in text
+    assert re.search(r"64 unseen words: context vector \d+\.\d%, attention \d+\.\d%\n$", text)
+    for name, kind in (("context_vector", "none"), ("attention", "general")):
+        run = load_run(folder / name)
+        assert run.model.config.attention == kind
+        metrics = json.loads((folder / name / "metrics.json").read_text())
+        assert sum(bucket["texts"] for bucket in metrics["by_length"]) == 64
+
+
+@needs_demo
 def test_a_demo_that_cannot_write_says_so_before_training(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["demo", "--out", str(tmp_path / "file")]) == 1

@@ -33,7 +33,6 @@ def accuracy_by_length_as_png(models: Mapping[str, Sequence[LengthBucket]], titl
     above.grid(alpha=0.3)
     above.legend()
     below.bar(places, [bucket.texts for bucket in first], color="#999999")
-    below.set_yscale("log")
     below.set(ylabel="texts", xlabel="length of the source")
     labels = [str(low) if low == high else f"{low}-{high}" for low, high in lengths]
     below.set_xticks(places, labels)
