@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -505,3 +507,94 @@ def test_wrong_calls_name_the_argument(arguments, error, message):
     source, target, *_ = batch()
     with pytest.raises(error, match=message):
         make("gru")(**({"source": source, "target": target} | arguments))
+
+
+@pytest.mark.parametrize("preset", ["cho2014", "sutskever2014", "bahdanau2015", "luong2015"])
+def test_presets_are_models_whose_fields_can_be_changed(preset):
+    make_config = getattr(Seq2SeqConfig, preset)
+    assert make_config(30, 40).decoder_hidden_size == 1000
+    small = make_config(
+        11,
+        9,
+        encoder_hidden_size=8,
+        decoder_hidden_size=8,
+        encoder_num_layers=2,
+        decoder_num_layers=2,
+        dropout=0.3,
+    )
+    assert Seq2SeqConfig.from_dict(small.to_dict()) == small
+    model = Seq2Seq(small)
+    model(*batch()).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert len(model.eval().generate(batch()[0], max_new_tokens=3, num_beams=2)) == 4
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "attention.md"
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the docs are not beside the tests")
+def test_the_examples_of_the_page_on_attention_run():
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
+    exec(example, {})
+
+
+def test_hypotheses_share_the_memory_of_their_source():
+    model = make("general_feeding")
+    state = model.start(batch()[0], batch()[2])
+    rows = torch.tensor([2, 0, 0, 1])
+    chosen = state.select(rows).select(torch.tensor([3, 1]))
+    assert chosen.memory.keys is state.memory.keys
+    assert chosen.memory.rows.tolist() == [1, 0]
+    tokens = torch.tensor([BOS, BOS])
+    alone = model.start(batch()[0][[1, 0]], batch()[2][[1, 0]])
+    torch.testing.assert_close(model.step(tokens, chosen)[0], model.step(tokens, alone)[0])
+
+
+@pytest.mark.parametrize("name", ["dot", "coverage", "bahdanau2015"])
+def test_beams_of_attending_models_score_what_the_model_says(name):
+    model = make(name).eval()
+    source, _, lengths, _ = batch()
+    found = model.generate(
+        source,
+        lengths,
+        max_new_tokens=5,
+        num_beams=3,
+        num_return_sequences=2,
+        length_penalty=0.0,
+        return_dict_in_generate=True,
+        output_scores=True,
+        return_attention=True,
+    )
+    rows = torch.arange(4).repeat_interleave(2)
+    logits = model(source[rows], found.sequences, lengths[rows], found.lengths).logits
+    chosen = logits.log_softmax(-1).gather(2, found.sequences[..., None])[..., 0]
+    inside = torch.arange(found.sequences.size(1)) < found.lengths[:, None]
+    sums = (chosen * inside).sum(1)
+    torch.testing.assert_close(found.sequences_scores.double(), sums, rtol=1e-4, atol=1e-4)
+    there = found.alignments.sum(2)[inside]
+    torch.testing.assert_close(there, torch.ones_like(there))
+
+
+WRONG_ATTENTION = {
+    "attention must be one of": {"attention": "soft"},
+    "attention_query must be one of": {"attention_query": "next"},
+    "attention_query='previous' needs attention": {"attention_query": "previous"},
+    "input_feeding=True needs attention with": {"input_feeding": True},
+    "coverage=True needs additive energies": {"attention": "general", "coverage": True},
+    "attention_heads=2 needs attention='multi_head'": {
+        "attention": "general",
+        "attention_heads": 2,
+    },
+    "attention_size=4 needs additive or multi_head": {"attention": "dot", "attention_size": 4},
+    "attention='dot' needs encoder outputs of the decoder's size 8, got 7": {"attention": "dot"},
+    "attention_heads must divide the attention's size 8, got 3": {
+        "attention": "multi_head",
+        "attention_heads": 3,
+    },
+}
+
+
+@pytest.mark.parametrize("message", WRONG_ATTENTION)
+def test_contradictions_of_attention_are_named(message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Seq2SeqConfig(**(SMALL | WRONG_ATTENTION[message]))
