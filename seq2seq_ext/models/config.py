@@ -303,27 +303,15 @@ class Seq2SeqConfig:
     ) -> Seq2SeqConfig:
         """The global attention of Luong, Pham & Manning 2015 (arXiv 1508.04025, section 4.1).
 
-        Four LSTM layers of 1,000 units, the source read backwards, general attention, input
-        feeding, dropout of 0.2. Arguments as for `cho2014`.
+        The LSTMs of `sutskever2014` with general attention, input feeding and dropout of 0.2.
+        Arguments as for `cho2014`.
 
         Example:
             >>> Seq2SeqConfig.luong2015(30, 30).feed_size
             1000
         """
-        settings: dict[str, Any] = {
-            "cell": "lstm",
-            "source_embedding_size": 1000,
-            "target_embedding_size": 1000,
-            "encoder_hidden_size": 1000,
-            "decoder_hidden_size": 1000,
-            "encoder_num_layers": 4,
-            "decoder_num_layers": 4,
-            "reverse_source": True,
-            "dropout": 0.2,
-            "attention": "general",
-            "input_feeding": True,
-        }
-        return cls._preset(source_vocab_size, target_vocab_size, settings | changes)
+        settings = {"dropout": 0.2, "attention": "general", "input_feeding": True}
+        return cls.sutskever2014(source_vocab_size, target_vocab_size, **(settings | changes))
 
     @classmethod
     def _preset(
