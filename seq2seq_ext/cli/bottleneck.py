@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from seq2seq_ext import training
-from seq2seq_ext.data import PairDataset
+from seq2seq_ext.cli.learning import Sets, learn, new_model
 from seq2seq_ext.data.extras import check
 from seq2seq_ext.data.files import write_bytes_atomically
 from seq2seq_ext.metrics import LengthBucket, by_length
-from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +31,7 @@ def run(
     options: argparse.Namespace,
     console: Console,
     folder: Path,
-    sets: tuple[PairDataset, PairDataset, PairDataset],
+    sets: Sets,
     settings: training.TrainingOptions,
 ) -> int:
     """Train both models on one task, each for as long, and draw them.
@@ -41,7 +40,7 @@ def run(
         options: those of ``demo``.
         console: where it is told.
         folder: for the pictures, and in a folder each the models.
-        sets: training, dev and test set.
+        sets: the words.
         settings: of each model's training.
 
     Returns:
@@ -50,43 +49,18 @@ def run(
     check("matplotlib", extra="plot", purpose="the picture")
     from seq2seq_ext.plots import accuracy_by_length_as_png, attention_as_png
 
-    train_set, dev_set, test_set = sets
-    references = [target for _, target in test_set.pairs]
-    sources = [source for source, _ in test_set.pairs]
+    sources, references = zip(*sets.test.pairs, strict=True)
     buckets: dict[str, list[LengthBucket]] = {}
     found: dict[str, float] = {}
     for name, changes in _MODELS.items():
-        torch.manual_seed(options.seed)
-        model = Seq2Seq(
-            Seq2SeqConfig(
-                source_vocab_size=len(train_set.source_vocabulary),
-                target_vocab_size=len(train_set.target_vocabulary),
-                cell=options.cell,
-                encoder_hidden_size=options.hidden_size or HIDDEN_SIZE,
-                decoder_hidden_size=options.hidden_size or HIDDEN_SIZE,
-                **changes,
-            )
-        )
-        typical = train_set[range(min(options.batch_size, len(train_set)))]
-        torch.set_num_threads(options.threads or training.fastest_num_threads(model, typical))
+        model = new_model(options, sets.train, HIDDEN_SIZE, **changes)
         parameters = sum(p.numel() for p in model.parameters())
         console.print(f"{name}: {parameters:,} parameters, {torch.get_num_threads()} threads")
-        report = training.train(model, train_set, settings, console=console)
-        dev, test = training.evaluate(model, dev_set), training.evaluate(model, test_set)
+        trained, _, test = learn(model, sets, settings, NAME, console)
         buckets[name] = by_length(sources, test.predictions, references)
         found[name] = test.free_running.exact_match
-        trained = training.Run(
-            model,
-            train_set.source_vocabulary,
-            train_set.target_vocabulary,
-            settings={"task": NAME, **asdict(settings)},
-            metrics={
-                "training": asdict(report),
-                "dev": dev.figures(),
-                "test": test.figures(),
-                "by_length": [bucket._asdict() for bucket in buckets[name]],
-            },
-        )
+        figures = {"by_length": [bucket._asdict() for bucket in buckets[name]]}
+        trained = replace(trained, metrics={**trained.metrics, **figures})
         training.save_run(folder / name.replace(" ", "_"), trained)
     _print_table(console, buckets)
     title = f"Plurals that were never seen, {options.cell.upper()} of "

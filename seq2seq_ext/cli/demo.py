@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import random
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +12,11 @@ import torch
 from seq2seq_ext import training
 from seq2seq_ext.cli import bottleneck
 from seq2seq_ext.cli.layer_table import layer_timings
+from seq2seq_ext.cli.learning import Sets, learn, new_model
 from seq2seq_ext.cli.numbers import non_negative_int, positive_float, positive_int
 from seq2seq_ext.data import PairDataset, Split, Vocabulary, split_pairs, word_pairs
 from seq2seq_ext.data.extras import check
-from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig
+from seq2seq_ext.models import Seq2Seq
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -132,9 +132,7 @@ def run(options: argparse.Namespace) -> int:
         split = Split(*(part[: options.max_pairs] for part in split))
     source_vocabulary = Vocabulary.from_texts(source for source, _ in split.train)
     target_vocabulary = Vocabulary.from_texts(target for _, target in split.train)
-    train_set, dev_set, test_set = (
-        PairDataset(part, source_vocabulary, target_vocabulary) for part in split
-    )
+    sets = Sets(*(PairDataset(part, source_vocabulary, target_vocabulary) for part in split))
 
     settings = training.TrainingOptions(
         epochs=options.epochs or _EPOCHS[task],
@@ -145,46 +143,19 @@ def run(options: argparse.Namespace) -> int:
         precision=options.precision,
     )
     if options.task == bottleneck.NAME:
-        return bottleneck.run(options, console, folder, (train_set, dev_set, test_set), settings)
-    torch.manual_seed(options.seed)
-    hidden_size = options.hidden_size or 256
-    model = Seq2Seq(
-        Seq2SeqConfig(
-            source_vocab_size=len(source_vocabulary),
-            target_vocab_size=len(target_vocabulary),
-            cell=options.cell,
-            encoder_hidden_size=hidden_size,
-            decoder_hidden_size=hidden_size,
-            reverse_source=True,
-        )
-    )
-    typical = train_set[range(min(options.batch_size, len(train_set)))]
-    torch.set_num_threads(options.threads or training.fastest_num_threads(model, typical))
+        return bottleneck.run(options, console, folder, sets, settings)
+    model = new_model(options, sets.train, 256, reverse_source=True)
     _print_opening(console, options.task, split, model)
-    report = training.train(model, train_set, settings, console=console)
-    dev, test = training.evaluate(model, dev_set), training.evaluate(model, test_set)
-
-    trained = training.Run(
-        model,
-        source_vocabulary,
-        target_vocabulary,
-        settings={"task": options.task, "threads": torch.get_num_threads(), **asdict(settings)},
-        metrics={
-            "training": asdict(report),
-            "pairs": {name: len(part) for name, part in split._asdict().items()},
-            "dev": dev.figures(),
-            "test": test.figures(),
-        },
-    )
+    trained, report, test = learn(model, sets, settings, options.task, console)
     training.save_run(folder, trained)
 
-    _print_figures(console, test, len(test_set))
-    _print_samples(console, test_set, test, options.seed)
+    _print_figures(console, test, len(sets.test))
+    _print_samples(console, sets.test, test, options.seed)
     _print_layers(console, options.layer_seconds)
     console.print(f"\nrun folder: {folder}")
     console.print(f"try: seq2seq-ext translate {folder} {_TRY[options.task]}")
     console.print(
-        f"exact match on {len(test_set):,} unseen words, free-running: "
+        f"exact match on {len(sets.test):,} unseen words, free-running: "
         f"{test.free_running.exact_match:.1%}, after {report.seconds:.0f} s of training "
         f"({report.steps:,} steps, {report.epochs:.1f} epochs)"
     )
