@@ -42,8 +42,6 @@ void run(const DecoderArguments& a, bool backward, size_t (*workspace)(const Pla
   run_team(call, workspace, kernel);
 }
 
-bool in_float(const DecoderArguments& a) { return a.computed == aoti_torch_dtype_float32(); }
-
 void attention_decoder(StableIValue* stack, uint64_t, uint64_t) {
   with_readable_errors([&] {
     ArgumentReader read(stack);
@@ -52,7 +50,7 @@ void attention_decoder(StableIValue* stack, uint64_t, uint64_t) {
     const DecoderArguments a(given);
     DecoderOutputs out(a, save);
     const Kernels& k = active_kernels();
-    if (in_float(a)) {
+    if (a.in_float()) {
       run<float>(a, false, k.decoder_forward_workspace_f32, k.decoder_forward_f32, out);
     } else {
       run<double>(a, false, k.decoder_forward_workspace_f64, k.decoder_forward_f64, out);
@@ -70,7 +68,7 @@ void attention_decoder_backward(StableIValue* stack, uint64_t, uint64_t) {
     d.check(a);
     DecoderGradients out(a);
     const Kernels& k = active_kernels();
-    if (in_float(a)) {
+    if (a.in_float()) {
       run<float>(a, true, k.decoder_backward_workspace_f32, k.decoder_backward_f32, d, out);
     } else {
       run<double>(a, true, k.decoder_backward_workspace_f64, k.decoder_backward_f64, d, out);

@@ -8,7 +8,8 @@ struct DecoderLayer {
   T *h, *c;  // (B, ld) the state, or its gradient
 };
 
-template <Cell cell, typename T>
+// What forward and backward, whose matrices are the transposes, have alike.
+template <Cell cell, typename T, bool backward>
 class DecoderSteps {
  public:
   using Units = VectorUnits<T>;
@@ -27,18 +28,34 @@ class DecoderSteps {
     cells_.cell = cell;
     cells_.T_ = d.T_, cells_.B = d.B, cells_.H = d.H, cells_.P = d.H, cells_.N = d.T_ * d.B;
     cells_.length = d.length;
+    for (int64_t l = 0; l < d.L; ++l) {
+      DecoderLayer<T> layer;
+      layer.w_in = matrix(l == 0 ? d.F : d.H, G * d.H);
+      layer.w_hh = matrix(d.H, (kTwoPhases ? 2 : G) * d.H);
+      if (kTwoPhases) layer.w_hn = matrix(d.H, d.H);
+      layer.h = all_rows(d.H);
+      layer.c = kLstm ? all_rows(d.H) : nullptr;
+      layers_.push_back(layer);
+    }
+    if (d.projects()) w_query_ = matrix(d.H, d.A);
+    if (d.combines()) w_out_ = matrix(d.C + d.H, d.O);
+  }
+
+  // This member's part of packing all of them.
+  void pack_all() {
+    for (int64_t l = 0; l < d_.L; ++l) {
+      pack(layers_[l].w_in, d_.w_in[l]);
+      pack(layers_[l].w_hh, d_.w_hh[l]);
+      if (kTwoPhases) pack(layers_[l].w_hn, d_.w_hh[l] + 2 * d_.H * d_.H);
+    }
+    if (d_.projects()) pack(w_query_, d_.w_query);
+    if (d_.combines()) pack(w_out_, d_.w_out);
   }
 
   template <typename N = T>
   N* per_member(int64_t count) {
     return own_part<N>(arena_, plan_, member_, count);
   }
-  // This member's part of packing.
-  void pack(PackedMatrix<T>& matrix, const T* w) const {
-    const auto share = member_->share(matrix.panels());
-    matrix.pack_transpose(w, share.begin, share.end);
-  }
-
   // A row for each of the member's, and one for each sequence.
   T* own_rows(int64_t columns) { return per_member(most_ * row_stride(columns)); }
   T* all_rows(int64_t columns) { return arena_.template take<T>(d_.B * row_stride(columns)); }
@@ -84,35 +101,36 @@ class DecoderSteps {
   const bool few_;
   Recurrence<T> cells_{};
   std::vector<DecoderLayer<T>> layers_;
+  PackedMatrix<T> w_query_, w_out_;
   RunningRow* rows_ = nullptr;
   int64_t count_ = 0;  // of the step
   Units units_;
+
+ private:
+  // For products with weights (N, K): of rows of K features forward, of N backward.
+  PackedMatrix<T> matrix(int64_t K, int64_t N) {
+    return backward ? PackedMatrix<T>(arena_, N, K) : PackedMatrix<T>(arena_, K, N);
+  }
+  void pack(PackedMatrix<T>& matrix, const T* w) const {
+    if (backward) return matrix.pack(w, *member_);
+    const auto share = member_->share(matrix.panels());
+    matrix.pack_transpose(w, share.begin, share.end);
+  }
 };
 
 // ---- forward ------------------------------------------------------------------------------------
 
 template <Cell cell, typename T>
-class DecoderForwardSteps : DecoderSteps<cell, T> {
-  using Base = DecoderSteps<cell, T>;
-  using Base::d_, Base::member_, Base::arena_, Base::few_, Base::layers_, Base::rows_, Base::count_;
+class DecoderForwardSteps : DecoderSteps<cell, T, false> {
+  using Base = DecoderSteps<cell, T, false>;
   using Base::G, Base::kSlots, Base::kLstm, Base::kTwoPhases;
-  using Base::units_, Base::cells_, Base::most_;
+  using Base::member_, Base::arena_, Base::few_, Base::layers_, Base::rows_, Base::count_;
+  using Base::units_, Base::cells_, Base::most_, Base::w_query_, Base::w_out_;
   using Units = typename Base::Units;
 
  public:
   DecoderForwardSteps(const Planned<DecoderForward<T>>& f, const Member* member, void* workspace)
       : Base(f, f.plan, member, workspace), f_(f) {
-    for (int64_t l = 0; l < f.L; ++l) {
-      DecoderLayer<T> layer;
-      layer.w_in = PackedMatrix<T>(arena_, l == 0 ? f.F : f.H, G * f.H);
-      layer.w_hh = PackedMatrix<T>(arena_, f.H, (kTwoPhases ? 2 : G) * f.H);
-      if (kTwoPhases) layer.w_hn = PackedMatrix<T>(arena_, f.H, f.H);
-      layer.h = this->all_rows(f.H);
-      layer.c = kLstm ? this->all_rows(f.H) : nullptr;
-      layers_.push_back(layer);
-    }
-    if (f.projects()) w_query_ = PackedMatrix<T>(arena_, f.H, f.A);
-    if (f.combines()) w_out_ = PackedMatrix<T>(arena_, f.C + f.H, f.O);
     feed_ = this->all_rows(f.F);
     top_ = this->all_rows(f.H);
     coverage_ = f.covers() ? this->all_rows(f.S) : nullptr;
@@ -149,18 +167,14 @@ class DecoderForwardSteps : DecoderSteps<cell, T> {
 
  private:
   void begin() {
+    this->pack_all();
     for (int64_t l = 0; l < f_.L; ++l) {
-      DecoderLayer<T>& layer = layers_[l];
-      this->pack(layer.w_in, f_.w_in[l]);
-      this->pack(layer.w_hh, f_.w_hh[l]);
-      if (kTwoPhases) this->pack(layer.w_hn, f_.w_hh[l] + 2 * f_.H * f_.H);
+      const DecoderLayer<T>& layer = layers_[l];
       this->own_sequences([&](int64_t b) {
         fill_state(row_of(f_.h_0, l, f_.B * f_.H), b, f_.H, layer.h + b * ld_h_);
         if (kLstm) fill_state(row_of(f_.c_0, l, f_.B * f_.H), b, f_.H, layer.c + b * ld_h_);
       });
     }
-    if (f_.projects()) this->pack(w_query_, f_.w_query);
-    if (f_.combines()) this->pack(w_out_, f_.w_out);
     this->own_sequences([&](int64_t b) {
       fill_state(f_.feed_0, b, f_.F, feed_ + b * ld_f_);
       fill_state(row_of(f_.h_0, f_.L - 1, f_.B * f_.H), b, f_.H, top_ + b * ld_h_);
@@ -294,7 +308,6 @@ class DecoderForwardSteps : DecoderSteps<cell, T> {
   }
 
   const Planned<DecoderForward<T>>& f_;
-  PackedMatrix<T> w_query_, w_out_;
   T *feed_, *top_, *coverage_;                                       // of all sequences
   T *gates_, *sums_, *h_in_, *z_, *own_feed_, *inner_, *candidate_;  // of the member's rows
   T *query_, *joined_, *out_;
@@ -305,27 +318,16 @@ class DecoderForwardSteps : DecoderSteps<cell, T> {
 // ---- backward -----------------------------------------------------------------------------------
 
 template <Cell cell, typename T>
-class DecoderBackwardSteps : DecoderSteps<cell, T> {
-  using Base = DecoderSteps<cell, T>;
-  using Base::d_, Base::member_, Base::arena_, Base::few_, Base::layers_, Base::rows_, Base::count_;
+class DecoderBackwardSteps : DecoderSteps<cell, T, true> {
+  using Base = DecoderSteps<cell, T, true>;
   using Base::G, Base::kSlots, Base::kLstm, Base::kTwoPhases;
-  using Base::units_, Base::cells_, Base::most_;
+  using Base::member_, Base::arena_, Base::few_, Base::layers_, Base::rows_, Base::count_;
+  using Base::units_, Base::cells_, Base::most_, Base::w_query_, Base::w_out_;
   using Units = typename Base::Units;
 
  public:
   DecoderBackwardSteps(const Planned<DecoderBackward<T>>& f, const Member* member, void* workspace)
       : Base(f, f.plan, member, workspace), f_(f) {
-    for (int64_t l = 0; l < f.L; ++l) {
-      DecoderLayer<T> layer;
-      layer.w_in = PackedMatrix<T>(arena_, G * f.H, l == 0 ? f.F : f.H);
-      layer.w_hh = PackedMatrix<T>(arena_, (kTwoPhases ? 2 : G) * f.H, f.H);
-      if (kTwoPhases) layer.w_hn = PackedMatrix<T>(arena_, f.H, f.H);
-      layer.h = this->all_rows(f.H);
-      layer.c = kLstm ? this->all_rows(f.H) : nullptr;
-      layers_.push_back(layer);
-    }
-    if (f.projects()) w_query_ = PackedMatrix<T>(arena_, f.A, f.H);
-    if (f.combines()) w_out_ = PackedMatrix<T>(arena_, f.O, f.C + f.H);
     d_feed_ = this->all_rows(f.F);
     d_top_ = this->all_rows(f.H);
     d_coverage_ = f.covers() ? this->all_rows(f.S) : nullptr;
@@ -365,18 +367,14 @@ class DecoderBackwardSteps : DecoderSteps<cell, T> {
 
  private:
   void begin() {
+    this->pack_all();
     for (int64_t l = 0; l < f_.L; ++l) {
-      DecoderLayer<T>& layer = layers_[l];
-      layer.w_in.pack(f_.w_in[l], *member_);
-      layer.w_hh.pack(f_.w_hh[l], *member_);
-      if (kTwoPhases) layer.w_hn.pack(f_.w_hh[l] + 2 * f_.H * f_.H, *member_);
+      const DecoderLayer<T>& layer = layers_[l];
       this->own_sequences([&](int64_t b) {
         fill_state(row_of(f_.d_h_n, l, f_.B * f_.H), b, f_.H, layer.h + b * ld_h_);
         if (kLstm) fill_state(row_of(f_.d_c_n, l, f_.B * f_.H), b, f_.H, layer.c + b * ld_h_);
       });
     }
-    if (f_.projects()) w_query_.pack(f_.w_query, *member_);
-    if (f_.combines()) w_out_.pack(f_.w_out, *member_);
     this->own_sequences([&](int64_t b) {
       fill_state(f_.d_feed_n, b, f_.F, d_feed_ + b * ld_f_);
       std::fill_n(d_top_ + b * ld_h_, f_.H, T(0));
@@ -414,9 +412,9 @@ class DecoderBackwardSteps : DecoderSteps<cell, T> {
 
   // To d_z_ from the attentional vector, and to whole_context, which the feed's then joins.
   void uncombine() {
+    if (!f_.combines()) return;
     const int64_t ld = row_stride(f_.C + f_.H), ld_o = row_stride(f_.O);
     this->each([&](const RunningRow& r) {
-      if (!f_.combines()) return;
       const T* const value = f_.attentional + r.at.row * f_.O;
       const T* const from = row_of(f_.d_attentional, r.at.row, f_.O);
       T* const d_feed = d_feed_ + r.at.b * ld_f_;
@@ -430,7 +428,6 @@ class DecoderBackwardSteps : DecoderSteps<cell, T> {
       });
       std::fill_n(d_feed, f_.F, T(0));
     });
-    if (!f_.combines()) return;
     w_out_.multiply(count_, few_, d_out_, ld_o, d_joined_, ld);
     this->each([&](const RunningRow& r) {
       T* const d_z = d_z_ + r.j * ld_h_;
@@ -531,7 +528,6 @@ class DecoderBackwardSteps : DecoderSteps<cell, T> {
   }
 
   const Planned<DecoderBackward<T>>& f_;
-  PackedMatrix<T> w_query_, w_out_;
   T *d_feed_, *d_top_, *d_coverage_;                           // of all sequences
   T *d_gates_, *d_z_, *d_h_in_, *work_, *d_below_, *d_reset_;  // of the member's rows
   T *d_query_, *d_joined_, *d_out_, *energy_;

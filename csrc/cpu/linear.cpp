@@ -84,7 +84,7 @@ void linear(StableIValue* stack, uint64_t, uint64_t) {
                    {}});
     };
     if (x.numel() > 0) {
-      if (common.computed == aoti_torch_dtype_float32())
+      if (common.in_float())
         run(float());
       else
         run(double());

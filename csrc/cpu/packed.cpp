@@ -64,7 +64,7 @@ struct LayersSource {
   template <typename Call>
   auto with_stack(const Call& call) const {
     Scratch::Frame frame;
-    if (layers.computed == aoti_torch_dtype_float32()) {
+    if (layers.in_float()) {
       Stack<float> stack{};
       fill_layers(layers, frame, stack);
       return call(stack, std::true_type());
@@ -195,7 +195,7 @@ PackedBlock check_block(const Source& source, const View& packed, int64_t before
 WeightType weight_type_of(std::optional<torch::headeronly::ScalarType> dtype,
                           const Common& common) {
   using torch::headeronly::ScalarType;
-  const bool is_float = common.computed == aoti_torch_dtype_float32();
+  const bool is_float = common.in_float();
   if (!dtype)
     return common.dtype == aoti_torch_dtype_bfloat16() ? WeightType::kBf16 : WeightType::kFull;
   if (*dtype == (is_float ? ScalarType::Float : ScalarType::Double)) return WeightType::kFull;
@@ -227,7 +227,7 @@ Handle pack(Common& common, const MatrixRows& rows, WeightType type) {
   const MatrixSource source(common, rows);
   return make_block(source, type, [&](const Kernels& kernels, void* memory) {
     const MatrixSource wide(common, {rows.name, common.widened(rows.w), rows.begin, rows.end});
-    if (common.computed == aoti_torch_dtype_float32()) {
+    if (common.in_float()) {
       kernels.pack_matrix_f32(static_cast<const float*>(wide.contiguous), wide.K, wide.N, type,
                               memory);
     } else {

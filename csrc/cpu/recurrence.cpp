@@ -87,8 +87,6 @@ void run(const RecurrenceArguments& a, bool backward, std::optional<WeightType> 
   run_team(call, workspace, kernel);
 }
 
-bool in_float(const RecurrenceArguments& a) { return a.computed == aoti_torch_dtype_float32(); }
-
 void recurrence(StableIValue* stack, uint64_t, uint64_t) {
   with_readable_errors([&] {
     ArgumentReader read(stack);
@@ -97,7 +95,7 @@ void recurrence(StableIValue* stack, uint64_t, uint64_t) {
     const PackedWeights weights(a, given);
     RecurrenceOutputs out(a, given.save, given.return_cells);
     const Kernels& k = active_kernels();
-    if (in_float(a)) {
+    if (a.in_float()) {
       run(a, false, weights.type(), k.recurrence_forward_workspace_f32, k.recurrence_forward_f32,
           out, weights);
     } else {
@@ -117,7 +115,7 @@ void recurrence_backward(StableIValue* stack, uint64_t, uint64_t) {
     d.check(a);
     RecurrenceGradients out(a, d.save);
     const Kernels& k = active_kernels();
-    if (in_float(a)) {
+    if (a.in_float()) {
       run(a, true, std::nullopt, k.recurrence_backward_workspace_f32, k.recurrence_backward_f32, d,
           out);
     } else {
@@ -137,7 +135,7 @@ void recurrence_tangent(StableIValue* stack, uint64_t, uint64_t) {
     rest.check(a);
     TangentOutputs out(a, rest);
     const Kernels& k = active_kernels();
-    if (in_float(a)) {
+    if (a.in_float()) {
       run(a, false, std::nullopt, k.recurrence_tangent_workspace_f32, k.recurrence_tangent_f32,
           rest, out);
     } else {

@@ -178,8 +178,8 @@ void rnn(StableIValue* stack, uint64_t, uint64_t) {
       block = packed_block(a, View(given.packed), given.turn, std::max<int64_t>(a.T, 1));
     }
     if (!block.memory) a.widen_weights(given.weights);
-    Outputs out = a.computed == aoti_torch_dtype_float32() ? forward<float>(a, given.save, block)
-                                                           : forward<double>(a, given.save, block);
+    Outputs out =
+        a.in_float() ? forward<float>(a, given.save, block) : forward<double>(a, given.save, block);
     std::move(out).put(stack);
   });
 }
@@ -204,8 +204,7 @@ void rnn_backward(StableIValue* stack, uint64_t, uint64_t) {
     const BackwardGiven given(stack);
     CompactArguments a(given);
     a.widen_weights(given.weights);
-    Gradients out = a.computed == aoti_torch_dtype_float32() ? backward<float>(a, given)
-                                                             : backward<double>(a, given);
+    Gradients out = a.in_float() ? backward<float>(a, given) : backward<double>(a, given);
     std::move(out).put(stack);
   });
 }

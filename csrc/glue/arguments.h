@@ -76,6 +76,8 @@ struct Common {
   // for. `name` is what messages call it.
   explicit Common(const View& x, const char* name = "x");
 
+  bool in_float() const { return computed == aoti_torch_dtype_float32(); }
+
   // Whether `view` has `shape` and the dtype and device of x; throws if not.
   void check(const char* name, const View& view, const Shape& shape) const;
   // The same of what one kernel left for another, in the dtype `computed`.
