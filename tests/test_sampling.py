@@ -16,7 +16,7 @@ from generation_cases import (
     sources,
     table_sources,
 )
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -98,6 +98,7 @@ scores = st.lists(st.floats(-6, 6, width=32), min_size=2, max_size=12, unique=Tr
     st.integers(0, 14),
     st.sampled_from([0.05, 0.35, 0.8, 0.999, 1.0]),
 )
+@example([-1.401298464324817e-45, 0.0], 0.3, 0, 0.05)  # scores that differ, equal probabilities
 def test_probabilities_against_a_slow_cut(row, temperature, top_k, top_p):
     options = GenerationOptions(do_sample=True, temperature=temperature, top_k=top_k, top_p=top_p)
     ours = Sampler(options).probabilities(torch.tensor([row], dtype=torch.float64))[0]

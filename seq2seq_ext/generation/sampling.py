@@ -63,7 +63,8 @@ class Sampler:
             scores = scores.masked_fill(scores < least, float("-inf"))
         probabilities = scores.softmax(-1)
         if self.options.top_p < 1.0:
-            ordered, order = probabilities.sort(descending=True)
+            order = scores.argsort(descending=True)  # which tells apart what rounds to equal
+            ordered = probabilities.gather(1, order)
             before = ordered.cumsum(-1) - ordered  # exactly 0 for the first, which stays
             ordered = ordered.masked_fill(before >= self.options.top_p, 0.0)
             probabilities = torch.zeros_like(ordered).scatter_(1, order, ordered)
