@@ -1,4 +1,4 @@
-"""How to train, as plain numbers, and the learning rate they imply."""
+"""How to train, as plain numbers and names, checked when they are given."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from seq2seq_ext.training.schedules import FORCING_SCHEDULES, SCHEDULES
+
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+OPTIMIZERS = ("adamw", "adam", "sgd")
+STRATEGIES = ("auto", "ddp", "fsdp")
+# What a validated metric's better side is.
+METRICS = {"exact_match": max, "token_accuracy": max, "loss": min}
+RISK_COSTS = ("edit_distance", "sentence_bleu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,17 +22,44 @@ class TrainingOptions:
 
     Args:
         epochs: passes over the training set.
-        batch_size: pairs of a batch.
-        learning_rate: peak of the one-cycle schedule, see `one_cycle`.
+        max_steps: end after so many optimiser steps even if epochs are left; None sets no limit.
+        batch_size: pairs of an optimiser step, those of all processes together.
+        accumulate: passes in which a process works off its part of a step, to need less memory.
+        optimizer: ``"adamw"``, ``"adam"`` (both with betas 0.9 and 0.98) or ``"sgd"``.
+        learning_rate: the largest, see `learning_rate`.
+        schedule: of the learning rate: ``"one_cycle"``, ``"constant"``, ``"cosine"``,
+            ``"inverse_sqrt"`` or ``"plateau"``.
         warmup: share of the run in which the learning rate rises.
-        weight_decay: of AdamW.
+        plateau_factor: what a learning rate on the schedule ``"plateau"`` is multiplied by ...
+        plateau_patience: ... after so many validations without a better metric.
+        weight_decay: of the optimiser.
         gradient_clip: largest norm of all gradients together; 0 leaves them as they are.
         label_smoothing: share of each label's probability spread over the vocabulary.
-        teacher_forcing_ratio: see `Seq2Seq.forward`.
+        teacher_forcing_ratio: see `Seq2Seq.forward`; the last one of a schedule that falls to it.
+        teacher_forcing_schedule: ``"constant"``, ``"linear"``, ``"exponential"`` or
+            ``"inverse_sigmoid"``, see `teacher_forcing`.
+        risk_weight: share of the expected risk in the loss, see `seq2seq_ext.training.risk`; 0
+            trains by likelihood alone.
+        risk_samples: outputs drawn for each source.
+        risk_sharpness: exponent of their probabilities.
+        risk_cost: ``"edit_distance"`` or ``"sentence_bleu"``.
         max_seconds: end after so much wall-clock time even if epochs are left, the learning rate
-            going down in time; None sets no limit. See `Pace`.
-        seed: of the batches' order and of dropout.
+            going down in time; None sets no limit. See `Pace`. A resumed run's clock goes on.
+        seed: of the batches' order, of dropout and of all else that is drawn.
+        validate_every: optimiser steps between validations; None validates after every epoch.
+        metric: what makes a model better: ``"exact_match"`` or ``"token_accuracy"``, free-running,
+            or ``"loss"``.
+        patience: end after so many validations without a better metric; None goes on.
+        samples: outputs shown at each validation.
+        keep_best: how many checkpoints of the best metrics are kept.
+        checkpoint_steps: optimiser steps between checkpoints; None makes none by steps.
+        checkpoint_seconds: time between checkpoints; None makes none by time.
+        log_every: optimiser steps between two lines of the log.
         accelerator: Lightning's name of the device: ``"cpu"``, ``"gpu"`` or ``"auto"``.
+        devices: processes on each machine; 0 takes what ``torchrun`` has started, else 1.
+        num_nodes: machines; not read under ``torchrun``, which knows.
+        strategy: ``"ddp"``, ``"fsdp"`` (not on the CPU), or ``"auto"``: DDP where there is more
+            than one process.
         precision: Lightning's name of what is computed in: ``"32-true"``, or under autocast, with
             parameters in float32, ``"bf16-mixed"`` or, not on the CPU, ``"16-mixed"``.
 
@@ -34,91 +68,109 @@ class TrainingOptions:
     """
 
     epochs: int = 10
+    max_steps: int | None = None
     batch_size: int = 64
+    accumulate: int = 1
+    optimizer: str = "adamw"
     learning_rate: float = 3e-3
+    schedule: str = "one_cycle"
     warmup: float = 0.2
+    plateau_factor: float = 0.5
+    plateau_patience: int = 2
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
     label_smoothing: float = 0.1
     teacher_forcing_ratio: float = 1.0
+    teacher_forcing_schedule: str = "constant"
+    risk_weight: float = 0.0
+    risk_samples: int = 10
+    risk_sharpness: float = 0.005
+    risk_cost: str = "edit_distance"
     max_seconds: float | None = None
     seed: int = 0
+    validate_every: int | None = None
+    metric: str = "exact_match"
+    patience: int | None = None
+    samples: int = 3
+    keep_best: int = 1
+    checkpoint_steps: int | None = None
+    checkpoint_seconds: float | None = 60.0
+    log_every: int = 50
     accelerator: str = "cpu"
+    devices: int = 0
+    num_nodes: int = 1
+    strategy: str = "auto"
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an int of at least {least}, got {value!r}")
+        for name, least in (
+            ("epochs", 1),
+            ("max_steps", 1),
+            ("batch_size", 1),
+            ("accumulate", 1),
+            ("plateau_patience", 1),
+            ("risk_samples", 1),
+            ("seed", 0),
+            ("validate_every", 1),
+            ("patience", 1),
+            ("samples", 0),
+            ("keep_best", 1),
+            ("checkpoint_steps", 1),
+            ("log_every", 1),
+            ("devices", 0),
+            ("num_nodes", 1),
+        ):
+            self._check_int(name, least)
         for name, low, high in (
             ("learning_rate", 0.0, math.inf),
             ("warmup", 0.0, 1.0),
+            ("plateau_factor", 0.0, 1.0),
             ("weight_decay", 0.0, math.inf),
             ("gradient_clip", 0.0, math.inf),
             ("label_smoothing", 0.0, 1.0),
             ("teacher_forcing_ratio", 0.0, 1.0),
+            ("risk_weight", 0.0, 1.0),
+            ("risk_sharpness", 0.0, math.inf),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"{name} must be in [{low:g}, {high:g}], got {value!r}")
-        if self.max_seconds is not None and not self.max_seconds > 0:
-            raise ValueError(f"max_seconds must be positive or None, got {self.max_seconds!r}")
-        if self.precision not in PRECISIONS:
+        for name in ("max_seconds", "checkpoint_seconds"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive or None, got {value!r}")
+        for name, choices in (
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("teacher_forcing_schedule", FORCING_SCHEDULES),
+            ("risk_cost", RISK_COSTS),
+            ("metric", tuple(METRICS)),
+            ("strategy", STRATEGIES),
+            ("precision", PRECISIONS),
+        ):
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        if self.teacher_forcing_schedule == "exponential" and self.teacher_forcing_ratio == 0:
             raise ValueError(
-                f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
+                "teacher_forcing_ratio must be above 0 for teacher_forcing_schedule='exponential', "
+                f"got {self.teacher_forcing_ratio!r}"
             )
         if self.precision == "16-mixed" and self.accelerator == "cpu":
             raise ValueError(
                 "precision must be '32-true' or 'bf16-mixed' on the CPU, got '16-mixed', "
                 "which Lightning has for GPUs alone"
             )
+        if self.strategy == "fsdp" and self.accelerator == "cpu":
+            raise ValueError("strategy must be 'auto' or 'ddp' on the CPU, got 'fsdp'")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as a dict that JSON can hold."""
         return asdict(self)
 
-
-def one_cycle(progress: float, *, peak: float, warmup: float) -> float:
-    """Learning rate after a share of the run: up in a line, down along half a cosine.
-
-    It rises from a tenth of `peak` and ends at a thousandth of it (after Smith & Topin 2017,
-    arXiv 1708.07120).
-
-    Args:
-        progress: share of the run that is over, in [0, 1].
-        peak: the largest learning rate.
-        warmup: share of the run in which it rises.
-
-    Example:
-        >>> [round(one_cycle(p, peak=1.0, warmup=0.2), 3) for p in (0.0, 0.1, 0.2, 0.6, 1.0)]
-        [0.1, 0.55, 1.0, 0.501, 0.001]
-    """
-    if progress < warmup:
-        return peak * (0.1 + 0.9 * progress / warmup)
-    fall = (progress - warmup) / (1.0 - warmup) if warmup < 1.0 else 1.0
-    return peak * (0.001 + 0.999 * 0.5 * (1.0 + math.cos(math.pi * min(fall, 1.0))))
-
-
-@dataclass
-class Pace:
-    """How much of a run is over, by steps taken or by time spent, whichever is further.
-
-    Without a time limit, and with one that the machine can keep, this is the share of the steps,
-    so equal seeds give equal runs. Time does not count before a tenth of the limit is over: a slow
-    first step must not change a run that has time enough.
-
-    Args:
-        total_steps: steps of the whole run.
-        max_seconds: the time limit, or None.
-    """
-
-    total_steps: int
-    max_seconds: float | None = None
-
-    def progress(self, steps: int, seconds: float) -> float:
-        """Share of the run that is over, at least 0; 1 and more mean that it has ended."""
-        by_steps = steps / self.total_steps
-        if self.max_seconds is None or seconds < 0.1 * self.max_seconds:
-            return by_steps
-        return max(by_steps, seconds / self.max_seconds)
+    def _check_int(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if value is None and getattr(type(self), name) is None:
+            return
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} must be an int of at least {least}, got {value!r}")

@@ -1,20 +1,21 @@
-"""The progress bar of a training run: loss, token accuracy, tokens a second, time left."""
+"""The progress bar of a training run: loss, accuracy, learning rate, tokens a second, time left."""
 
 from __future__ import annotations
 
+import math
 import time
-from typing import Any, cast
 
 import lightning
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from seq2seq_ext.training.module import Observation, Seq2SeqModule
+from seq2seq_ext.training.module import Observation, Seq2SeqModule, StepCallback
+from seq2seq_ext.training.stream import Part
 
 _REDRAW_SECONDS = 0.2
 
 
-class ProgressBar(lightning.Callback):
+class ProgressBar(StepCallback):
     """Draws a bar on a terminal; where output goes to a file, writes a line after every epoch.
 
     Args:
@@ -43,36 +44,22 @@ class ProgressBar(lightning.Callback):
         self._task = self._progress.add_task("", total=1.0, epoch="", figures="")
         self._progress.start()
 
-    def on_train_batch_end(
-        self,
-        trainer: lightning.Trainer,
-        module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Redraw, at most five times a second."""
+    def on_step_end(self, trainer: lightning.Trainer, module: Seq2SeqModule, part: Part) -> None:
+        """Redraw, at most five times a second; or write the line of an epoch that ends."""
+        epoch = f"{part.begin.epoch + 1}/{module.options.epochs}"
         now = time.perf_counter()
-        if self._progress is not None and now >= self._next_redraw:
-            self._next_redraw = now + _REDRAW_SECONDS
-            self._redraw(trainer, module)
-
-    def on_train_epoch_end(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule
-    ) -> None:
-        """Redraw, or write the epoch's line."""
         if self._progress is not None:
-            self._redraw(trainer, module)
-            return
-        observation = _observe(module)
-        if observation is not None:
-            self.console.print(f"epoch {_epoch(trainer)}  {_figures(observation)}", highlight=False)
+            if now >= self._next_redraw or trainer.should_stop:
+                self._next_redraw = now + _REDRAW_SECONDS
+                self._redraw(module, epoch)
+        elif part.end.steps == 0 or trainer.should_stop:
+            observation = module.observation()
+            if observation is not None:
+                self.console.print(f"epoch {epoch}  {_figures(observation)}", highlight=False)
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Leave the full bar standing."""
-        if self._progress is not None:
-            self._redraw(trainer, module)
-            self._close()
+        self._close()
 
     def on_exception(
         self,
@@ -88,30 +75,21 @@ class ProgressBar(lightning.Callback):
             self._progress.stop()
             self._progress = None
 
-    def _redraw(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        observation = _observe(module)
+    def _redraw(self, module: Seq2SeqModule, epoch: str) -> None:
+        observation = module.observation()
         if self._progress is None or observation is None:
             return
         self._progress.update(
-            self._task,
-            completed=observation.progress,
-            epoch=_epoch(trainer),
-            figures=_figures(observation),
+            self._task, completed=observation.progress, epoch=epoch, figures=_figures(observation)
         )
         self._progress.refresh()
-
-
-def _observe(module: lightning.LightningModule) -> Observation | None:
-    return cast("Seq2SeqModule", module).observation()
-
-
-def _epoch(trainer: lightning.Trainer) -> str:
-    return f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
 
 
 def _figures(observation: Observation) -> str:
     minutes, seconds = divmod(round(observation.seconds_left), 60)
     return (
-        f"loss {observation.loss:.3f}  token accuracy {observation.token_accuracy:6.1%}  "
-        f"{observation.tokens_per_second:,.0f} tokens/s  {minutes}:{seconds:02d} left"
+        f"loss {observation.loss:.3f}  ppl {math.exp(min(observation.loss, 99.0)):.3g}  "
+        f"token accuracy {observation.token_accuracy:6.1%}  lr {observation.learning_rate:.2g}  "
+        f"{observation.source_tokens_per_second:,.0f} + "
+        f"{observation.target_tokens_per_second:,.0f} tokens/s  {minutes}:{seconds:02d} left"
     )
