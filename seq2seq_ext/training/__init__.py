@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from seq2seq_ext.data.extras import require
 from seq2seq_ext.training.evaluation import Accuracy, Evaluation, evaluate
 from seq2seq_ext.training.options import TrainingOptions
-from seq2seq_ext.training.run import Hypothesis, Run, load_run, save_run
+from seq2seq_ext.training.run import METRICS_FILE, Hypothesis, Run, load_run, save_run
 from seq2seq_ext.training.threads import fastest_num_threads
 
 if TYPE_CHECKING:
     from seq2seq_ext.training.trainer import TrainingReport, train
 
 __all__ = [
+    "METRICS_FILE",
     "Accuracy",
     "Evaluation",
     "Hypothesis",

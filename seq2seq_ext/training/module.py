@@ -155,8 +155,8 @@ class Seq2SeqModule(lightning.LightningModule):
         self._latest = Seq2SeqOutput(*(value.detach() for value in output))
         loss = part.weight * output.loss
         share = loss.detach() / options.accumulate
-        first = part.first or self._loss_sum is None
-        self._loss_sum = share if first else self._loss_sum + share
+        before = None if part.first else self._loss_sum
+        self._loss_sum = share if before is None else before + share
         if options.risk_weight:
             risk = expected_risk(
                 self.model,

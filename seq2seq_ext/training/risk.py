@@ -1,8 +1,8 @@
 """Minimum-risk training: the expected cost of what a model writes, over outputs that it draws.
 
-Shen et al. 2016 (arXiv 1512.02433, sections 3 and 4). For a source x with the reference y, S(x) is a
-set of outputs drawn from the model, and y. The model's probabilities, sharpened and renormalised on
-S(x), weigh the costs:
+Shen et al. 2016 (arXiv 1512.02433, sections 3 and 4). For a source x with the reference y, S(x)
+is a set of outputs drawn from the model, and y. The model's probabilities, sharpened and
+renormalised on S(x), weigh the costs:
 
     Q(s | x) = P(s | x) ** sharpness / sum over s' in S(x) of P(s' | x) ** sharpness
     risk(x)  = sum over s in S(x) of Q(s | x) * cost(s, y)

@@ -34,7 +34,7 @@ _CONFIG = "config.json"
 _SOURCE = "source_vocabulary.json"
 _TARGET = "target_vocabulary.json"
 _WEIGHTS = "model.safetensors"
-_METRICS = "metrics.json"
+METRICS_FILE = "metrics.json"
 
 
 class Hypothesis(NamedTuple):
@@ -152,7 +152,7 @@ def save_run(folder: str | os.PathLike[str], run: Run) -> None:
     run.source_vocabulary.save(folder / _SOURCE)
     run.target_vocabulary.save(folder / _TARGET)
     write_bytes_atomically(folder / _WEIGHTS, content)
-    write_json_atomically(folder / _METRICS, dict(run.metrics))
+    write_json_atomically(folder / METRICS_FILE, dict(run.metrics))
 
 
 def load_run(folder: str | os.PathLike[str]) -> Run:
@@ -167,7 +167,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     folder = Path(folder)
     missing = [
         name
-        for name in (_CONFIG, _SOURCE, _TARGET, _WEIGHTS, _METRICS)
+        for name in (_CONFIG, _SOURCE, _TARGET, _WEIGHTS, METRICS_FILE)
         if not (folder / name).is_file()
     ]
     if missing:
@@ -202,7 +202,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         source_vocabulary,
         target_vocabulary,
         settings=description.get("settings", {}),
-        metrics=read_json(folder / _METRICS),
+        metrics=read_json(folder / METRICS_FILE),
     )
 
 

@@ -35,8 +35,8 @@ def learning_rate(schedule: str, progress: float, *, peak: float, warmup: float)
     """Learning rate of any schedule after a share of the run.
 
     All but ``"one_cycle"`` rise in a line from 0 at the start to `peak` after `warmup`. Then
-    ``"constant"`` and ``"plateau"`` stay there (validation lowers the latter), ``"cosine"`` falls to
-    0 along half a cosine (Loshchilov & Hutter 2017, arXiv 1608.03983, without restarts), and
+    ``"constant"`` and ``"plateau"`` stay there (validation lowers the latter), ``"cosine"`` falls
+    to 0 along half a cosine (Loshchilov & Hutter 2017, arXiv 1608.03983, without restarts), and
     ``"inverse_sqrt"`` falls as ``sqrt(warmup / progress)`` (Vaswani et al. 2017, arXiv 1706.03762,
     section 5.3); without a warmup it counts from a hundredth of the run.
 

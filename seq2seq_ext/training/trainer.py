@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import FSDPStrategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from seq2seq_ext.data import PairDataset
@@ -87,10 +87,11 @@ def train(
     options = options or TrainingOptions()
     last = None if folder is None else Path(folder) / FOLDER / LAST
     begun = last is not None and last.is_file()
-    if begun and not resume and rank_zero_only.rank == 0:
+    rank: int = rank_zero_only.rank  # type: ignore[attr-defined]
+    if begun and not resume and rank == 0:
         raise FileExistsError(f"{folder} holds a run; resume it, or name another folder")
     module = Seq2SeqModule(model, options, dataset)
-    if rank_zero_only.rank:
+    if rank:
         console = None
     checkpoints = None if folder is None else _checkpoints(Path(folder), options)
     callbacks = _callbacks(options, dev, folder, checkpoints, console)
