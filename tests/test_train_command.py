@@ -28,10 +28,22 @@ MISSING = [
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs the extra [train]: {MISSING}")
 
 PAIRS = [(a + b + c, c + b + a + a) for a in "abcd" for b in "abcd" for c in "abcd"]
-TINY = (
-    "--threads 1 --data.dev 0.2 --model.encoder_hidden_size 16 --model.decoder_hidden_size 16 "
-    "--training.batch_size 8 --training.epochs 5 --training.log_every 1"
-).split()
+TINY = [
+    "--threads",
+    "1",
+    "--data.dev",
+    "0.2",
+    "--model.encoder_hidden_size",
+    "16",
+    "--model.decoder_hidden_size",
+    "16",
+    "--training.batch_size",
+    "8",
+    "--training.epochs",
+    "5",
+    "--training.log_every",
+    "1",
+]
 # Figures that the clock has a part in.
 BY_TIME = ("seconds", "source_tokens_per_second", "target_tokens_per_second")
 PROGRAM = "import sys; from seq2seq_ext.cli import main; sys.exit(main())"

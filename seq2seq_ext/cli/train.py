@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     parser, config = _parse(options.arguments)
     resume, print_config = config.pop("resume"), config.pop("print_config")
     config.pop("config")
-    text: str = parser.dump(config, skip_none=False)
+    text: str = parser.dump(config, skip_unset=False)
     if print_config:
         sys.stdout.write(text)
         return 0

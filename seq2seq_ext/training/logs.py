@@ -84,14 +84,14 @@ class Logging(StepCallback):
     def __init__(self, folder: Path, every: int) -> None:
         self.folder = folder
         self.every = every
-        self.log: Log | None = None
+        self._file: Log | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Open the log, without what comes after the checkpoint."""
         assert isinstance(module, Seq2SeqModule)
         if trainer.is_global_zero:
             os.makedirs(self.folder, exist_ok=True)
-            self.log = Log(self.folder, module.steps)
+            self._file = Log(self.folder, module.steps)
 
     def on_step_end(self, trainer: lightning.Trainer, module: Seq2SeqModule, part: Part) -> None:
         """Write a line where it is time, and after the last step."""
@@ -99,9 +99,9 @@ class Logging(StepCallback):
             return
         loss = module.step_loss()
         seen = module.observation()
-        if self.log is None or seen is None:
+        if seen is None:
             return
-        self.log.write(
+        self.write(
             module.steps,
             {
                 "epoch": module.epochs,
@@ -114,9 +114,14 @@ class Logging(StepCallback):
             },
         )
 
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Write a line, in the process that does."""
+        if self._file is not None:
+            self._file.write(step, figures)
+
     def teardown(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str
     ) -> None:
         """Close the log."""
-        if self.log is not None:
-            self.log.close()
+        if self._file is not None:
+            self._file.close()

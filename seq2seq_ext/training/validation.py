@@ -69,8 +69,8 @@ class Validation(StepCallback):
             return
         found = evaluate(module.model, self.dataset, batch_size=self.options.batch_size)
         self._show(module, found)
-        if self.logging is not None and self.logging.log is not None:
-            self.logging.log.write(module.steps, figures(found))
+        if self.logging is not None:
+            self.logging.write(module.steps, figures(found))
         self._judge(trainer, module, metric_of(found, self.options.metric))
 
     def _judge(self, trainer: lightning.Trainer, module: Seq2SeqModule, value: float) -> None:
