@@ -59,7 +59,7 @@ def run_folder(tmp_path_factory):
 # help and info
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["translate"], ["plan"], ["info"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["translate"], ["plan"], ["info"]])
 def test_help_tells_what_a_command_does(command, capsys):
     with pytest.raises(SystemExit) as exit_info:
         main([*command, "--help"])

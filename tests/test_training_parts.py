@@ -247,10 +247,9 @@ def test_a_resumed_run_keeps_its_clock_and_its_options(tmp_path):
     from seq2seq_ext.training import train
 
     options = {"epochs": 10**6, "batch_size": 8, "max_seconds": 0.5}
-    first = train(small_model(), dataset(), TrainingOptions(**options), folder=tmp_path)
-    again = train(
-        small_model(), dataset(), TrainingOptions(**options), folder=tmp_path, resume=True
-    )
+    same = TrainingOptions(**options)
+    first = train(small_model(), dataset(), same, folder=tmp_path)
+    again = train(small_model(), dataset(), same, folder=tmp_path, resume=True)
     assert (again.steps, again.loss) == (first.steps, first.loss)
     with pytest.raises(FileExistsError, match="holds a run; resume it"):
         train(small_model(), dataset(), same, folder=tmp_path)
@@ -290,9 +289,7 @@ def test_the_cost_by_bleu_is_least_for_the_reference():
 def test_risk_is_the_sum_over_the_subset(cost, monkeypatch):
     model = small_model().double().eval()
     batch = dataset()[[0, 5, 9]]
-    drawn = torch.tensor(
-        [[4, 3, 0, 0], [5, 4, 3, 0], [5, 4, 3, 0], [6, 6, 6, 6], [3, 0, 0, 0], [4, 5, 6, 3]]
-    )
+    drawn = [[4, 3, 0, 0], [5, 4, 3, 0], [5, 4, 3, 0], [6, 6, 6, 6], [3, 0, 0, 0], [4, 5, 6, 3]]
     monkeypatch.setattr(model, "generate", lambda *a, **k: torch.tensor(drawn), raising=False)
     found = expected_risk(model, batch, cost=cost, samples=2, sharpness=0.3)
     risks = []
