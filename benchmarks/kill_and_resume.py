@@ -64,7 +64,7 @@ def main() -> int:
         kills = ended = 0
         while kills < options.kills:
             process = start([*command(broken, pairs, options.epochs), "--resume"])
-            moment = chance.uniform(0.0, seconds)
+            moment = chance.uniform(0.0, seconds / 2)
             try:
                 if process.wait(moment):
                     return 1  # it failed by itself

@@ -20,7 +20,7 @@ from seq2seq_ext.training.schedules import (
     learning_rate,
     teacher_forcing,
 )
-from seq2seq_ext.training.stream import Position, Stream
+from seq2seq_ext.training.stream import START, Position, Stream
 
 MISSING = [n for n in ("lightning", "rich", "tensorboard") if importlib.util.find_spec(n) is None]
 needs_lightning = pytest.mark.skipif(bool(MISSING), reason=f"needs the extra [train]: {MISSING}")
@@ -93,7 +93,7 @@ def test_options_out_of_range_are_named(changes, message):
 # Parts of batches
 
 
-def stream(start=Position(), **changes):  # noqa: B008
+def stream(start=START, **changes):
     pairs = dataset()
     return Stream(pairs, LengthBuckets(pairs, 5, seed=1), epochs=3, start=start, **changes)
 
@@ -256,6 +256,17 @@ def test_a_resumed_run_keeps_its_clock_and_its_options(tmp_path):
     other = TrainingOptions(**(options | {"seed": 5}))
     with pytest.raises(ValueError, match="seed must stay 0 in a run that is resumed, got 5"):
         train(small_model(), dataset(), other, folder=tmp_path, resume=True)
+
+
+@needs_lightning
+def test_a_run_is_not_resumed_on_other_data(tmp_path):
+    from seq2seq_ext.training import train
+
+    options = TrainingOptions(epochs=1, batch_size=8)
+    train(small_model(), dataset(), options, folder=tmp_path)
+    other = PairDataset([("a", "b"), *PAIRS[1:]], VOCABULARY, VOCABULARY)
+    with pytest.raises(ValueError, match="dataset must be the one that the run was begun with"):
+        train(small_model(), other, options, folder=tmp_path, resume=True)
 
 
 # Expected risk

@@ -28,6 +28,8 @@ from seq2seq_ext.training.stream import Part
 
 FOLDER = "checkpoints"
 LAST = "last.ckpt"
+# Steps after which several processes ask the first whether it is time: asking takes time itself.
+_TURN = 10
 
 
 class AtomicCheckpointIO(CheckpointIO):  # type: ignore[misc, unused-ignore]
@@ -97,6 +99,7 @@ class Checkpoints(StepCallback):
         # (value, steps) of the best validations, best first.
         self.best: list[tuple[float, int]] = []
         self._written = time.perf_counter()
+        self._steps = 0
 
     def state_dict(self) -> dict[str, Any]:
         """What is kept over an interruption."""
@@ -110,28 +113,35 @@ class Checkpoints(StepCallback):
         """Where the weights after so many steps are kept."""
         return self.folder / f"step-{steps:06d}.ckpt"
 
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Delete what a kill has left half written."""
+        if trainer.is_global_zero:
+            for path in self.folder.glob(".*.ckpt.*"):
+                path.unlink()
+
     def on_step_end(self, trainer: lightning.Trainer, module: Seq2SeqModule, part: Part) -> None:
-        """Write the latest where it is time."""
+        """Write the latest where it is time, and validation has not just done so."""
         due = self.every_steps is not None and module.steps % self.every_steps == 0
-        if not due and self.every_seconds is not None:
+        alone = trainer.world_size == 1
+        if not due and self.every_seconds is not None and (alone or module.steps % _TURN == 0):
             due = time.perf_counter() - self._written >= self.every_seconds
-            if trainer.world_size > 1:
-                due = trainer.strategy.broadcast(due)
-        if due:
-            self.save(trainer)
+            due = due if alone else trainer.strategy.broadcast(due)
+        if due and module.steps != self._steps:
+            self.save(trainer, module)
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Write the last of all."""
-        self.save(trainer)
+        assert isinstance(module, Seq2SeqModule)
+        self.save(trainer, module)
 
-    def save(self, trainer: lightning.Trainer) -> None:
+    def save(self, trainer: lightning.Trainer, module: Seq2SeqModule) -> None:
         """Write the latest; delete what it does not name."""
         trainer.save_checkpoint(self.folder / LAST)
         if trainer.is_global_zero:
             named = {self.path(steps) for _, steps in self.best}
             for path in set(self.folder.glob("step-*.ckpt")) - named:
-                path.unlink(missing_ok=True)
-        self._written = time.perf_counter()
+                path.unlink()
+        self._written, self._steps = time.perf_counter(), module.steps
 
     def rank(self, trainer: lightning.Trainer, module: Seq2SeqModule, value: float) -> None:
         """Keep the present weights if they are among the best, and write the latest either way."""
@@ -142,4 +152,4 @@ class Checkpoints(StepCallback):
         self.best = self.best[: self.keep_best]
         if entry in self.best:
             trainer.save_checkpoint(self.path(module.steps), weights_only=True)
-        self.save(trainer)
+        self.save(trainer, module)

@@ -20,7 +20,7 @@ from seq2seq_ext.training.options import TrainingOptions
 from seq2seq_ext.training.random_state import gather_random_states, restore_random_state, seed_all
 from seq2seq_ext.training.risk import expected_risk
 from seq2seq_ext.training.schedules import Pace, learning_rate, teacher_forcing
-from seq2seq_ext.training.stream import Part, Position, Stream
+from seq2seq_ext.training.stream import Part, Position, Stream, fingerprint
 
 STATE = "seq2seq_ext"
 # Resuming with another value would train on other batches, or with another optimiser's state.
@@ -34,8 +34,8 @@ class Observation(NamedTuple):
         loss: of the latest part of a step, in nats a token.
         token_accuracy: share of right tokens in it, teacher-forced, in [0, 1].
         learning_rate: of the latest step.
-        source_tokens: read since the start.
-        target_tokens: read since the start.
+        source_tokens: read since the start, by all processes.
+        target_tokens: likewise.
         seconds: time since the start.
         progress: share of the run that is over, in [0, 1].
     """
@@ -88,6 +88,7 @@ class Seq2SeqModule(lightning.LightningModule):
         self.target_tokens = 0
         self.reductions = 0
         self.epochs = 0.0
+        self.progress = 0.0
         self.loss = math.nan
         self.ended = False
         self._spent = 0.0
@@ -128,6 +129,7 @@ class Seq2SeqModule(lightning.LightningModule):
         else:  # other processes than those that drew before: fresh numbers, not the first again
             seed_all(self.options.seed, rank, self.steps)
         self._start = time.perf_counter()
+        self._measure_progress()
 
     def on_train_end(self) -> None:
         """Take down the loss of the last step, for which all processes are needed."""
@@ -176,6 +178,7 @@ class Seq2SeqModule(lightning.LightningModule):
         self.source_tokens += part.source_tokens
         self.target_tokens += part.target_tokens
         self.epochs = part.epochs
+        self._measure_progress()
         if self.progress >= 1.0:
             self.trainer.should_stop = True
 
@@ -189,16 +192,12 @@ class Seq2SeqModule(lightning.LightningModule):
         """Time trained, that before an interruption included."""
         return self._spent + (0.0 if self._start is None else time.perf_counter() - self._start)
 
-    @property
-    def progress(self) -> float:
-        """Share of the run that is over; 1 and more mean that it has ended."""
-        if self.options.max_seconds is None:
-            return self._done()
-        # The clocks of processes differ, and what one decides must hold for all.
+    def _measure_progress(self) -> None:
+        """Take down the share of the run that is over, one for all processes: clocks differ."""
         seconds = self.seconds
-        if self.trainer.world_size > 1:
+        if self.options.max_seconds is not None and self.trainer.world_size > 1:
             seconds = self.trainer.strategy.broadcast(seconds)
-        return self.pace.progress(self._done(), seconds)
+        self.progress = self.pace.progress(self._done(), seconds)
 
     def _done(self) -> float:
         """Share of the work that is over."""
@@ -237,7 +236,7 @@ class Seq2SeqModule(lightning.LightningModule):
             source_tokens=self.source_tokens,
             target_tokens=self.target_tokens,
             seconds=self.seconds,
-            progress=min(self.pace.progress(self._done(), self.seconds), 1.0),
+            progress=min(self.progress, 1.0),
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -255,6 +254,7 @@ class Seq2SeqModule(lightning.LightningModule):
             "ended": self.ended,
             "seconds": self.seconds,
             "options": self.options.to_dict(),
+            "data": fingerprint(self.dataset),
             "random_states": gather_random_states(),
         }
 
@@ -262,13 +262,15 @@ class Seq2SeqModule(lightning.LightningModule):
         """Go back to where the run stood.
 
         Raises:
-            ValueError: if it was begun with options that must stay, and has others now.
+            ValueError: if it was begun with other data, or options that must stay.
         """
         state = checkpoint[STATE]
         for name in _MUST_STAY:
             was, now = state["options"][name], getattr(self.options, name)
             if was != now:
                 raise ValueError(f"{name} must stay {was!r} in a run that is resumed, got {now!r}")
+        if state["data"] != fingerprint(self.dataset):
+            raise ValueError("dataset must be the one that the run was begun with, got another")
         self.position = Position(*state["position"])
         self.steps = state["steps"]
         self.source_tokens = state["source_tokens"]

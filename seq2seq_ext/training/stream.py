@@ -7,6 +7,7 @@ what a step learns from.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -24,6 +25,9 @@ class Position(NamedTuple):
 
     epoch: int = 0
     steps: int = 0
+
+
+START = Position()
 
 
 class Part(NamedTuple):
@@ -72,7 +76,7 @@ class Stream:
         sampler: LengthBuckets,
         epochs: int,
         *,
-        start: Position = Position(),  # noqa: B008 - a tuple does not change
+        start: Position = START,
         rank: int = 0,
         world_size: int = 1,
         accumulate: int = 1,
@@ -114,3 +118,12 @@ class Stream:
                 first=i == 0,
                 last=i == self.accumulate - 1,
             )
+
+
+def fingerprint(dataset: PairDataset) -> int:
+    """A checksum of all tokens and lengths, by which a resumed run knows its data again."""
+    check = 0
+    for side in (dataset.source, dataset.target):
+        for tensor in (side.lengths, side.tokens):
+            check = zlib.crc32(tensor.numpy().data, check)
+    return check
