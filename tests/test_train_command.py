@@ -186,6 +186,11 @@ def test_the_printed_config_prints_itself(
     [
         (["--model.hiden_size", "3"], 2, "unrecognized arguments: --model.hiden_size"),
         (["--training.epochs", "many"], 2, '"training.epochs": Expected a'),
+        (
+            ["--data", "{data}", "--out", "{data}-run", "--training.accelerator", "abacus"],
+            1,
+            "abacus",
+        ),
         (["no/such.yaml"], 2, "no/such.yaml"),
         (["--data", "p.tsv", "--training.epochs", "0"], 1, "epochs must be an int of at least 1"),
         ([], 1, "data.task or data.pairs must be given"),
@@ -194,16 +199,31 @@ def test_the_printed_config_prints_itself(
     ],
 )
 def test_what_it_cannot_take_is_named_in_one_line(
-    arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    status: int,
+    message: str,
+    data: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     try:
-        found = main(["train", *arguments])
+        found = main(["train", *(part.format(data=data) for part in arguments)])
     except SystemExit as leaving:
         found = int(leaving.code or 0)
     assert found == status
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+def test_another_model_does_not_go_on(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "--data", str(data), *TINY, "--out", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    (tmp_path / "run" / "metrics.json").unlink()  # as if it had not ended
+    capsys.readouterr()
+    assert main([*arguments, "--resume", "--model.decoder_hidden_size", "8"]) == 1
+    assert "decoder_hidden_size must stay 16 in a run that is resumed" in capsys.readouterr().err
 
 
 def test_a_line_without_two_columns_is_named(

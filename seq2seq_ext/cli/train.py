@@ -100,9 +100,12 @@ def run(options: argparse.Namespace) -> int:
     from lightning.pytorch.utilities import rank_zero_only
     from rich.console import Console
 
+    from seq2seq_ext.training.logs import LOG_FILE
+
     first: bool = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     console = Console(highlight=False, soft_wrap=True, quiet=not first)
-    if first and (folder / _CONFIG).exists() and not resume:
+    begun = any((folder / name).exists() for name in (LOG_FILE, training.METRICS_FILE))
+    if first and begun and not resume:
         raise FileExistsError(f"{folder} holds a run; give --resume, or another folder with --out")
     if resume and (folder / training.METRICS_FILE).exists():
         console.print(f"the run in {folder} has ended; nothing is left to do")

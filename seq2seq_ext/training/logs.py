@@ -19,7 +19,7 @@ from seq2seq_ext.data.files import write_bytes_atomically
 from seq2seq_ext.training.module import Seq2SeqModule, StepCallback
 from seq2seq_ext.training.stream import Part
 
-FILE = "metrics.csv"
+LOG_FILE = "metrics.csv"
 TENSORBOARD = "tensorboard"
 COLUMNS = (
     "step",
@@ -47,7 +47,7 @@ class Log:
     """
 
     def __init__(self, folder: Path, steps: int) -> None:
-        self.path = folder / FILE
+        self.path = folder / LOG_FILE
         kept = [",".join(COLUMNS)]
         if steps and self.path.is_file():
             whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")

@@ -254,6 +254,7 @@ class Seq2SeqModule(lightning.LightningModule):
             "ended": self.ended,
             "seconds": self.seconds,
             "options": self.options.to_dict(),
+            "model": self.model.config.to_dict(),
             "data": fingerprint(self.dataset),
             "random_states": gather_random_states(),
         }
@@ -262,13 +263,21 @@ class Seq2SeqModule(lightning.LightningModule):
         """Go back to where the run stood.
 
         Raises:
-            ValueError: if it was begun with other data, or options that must stay.
+            ValueError: if it was begun with another model, other data, or
+                options that must stay.
         """
         state = checkpoint[STATE]
-        for name in _MUST_STAY:
-            was, now = state["options"][name], getattr(self.options, name)
-            if was != now:
-                raise ValueError(f"{name} must stay {was!r} in a run that is resumed, got {now!r}")
+        options, model = self.options.to_dict(), self.model.config.to_dict()
+        for before, present, names in (
+            (state["options"], options, _MUST_STAY),
+            (state["model"], model, tuple(model)),
+        ):
+            for name in names:
+                was, now = before[name], present[name]
+                if was != now:
+                    raise ValueError(
+                        f"{name} must stay {was!r} in a run that is resumed, got {now!r}"
+                    )
         if state["data"] != fingerprint(self.dataset):
             raise ValueError("dataset must be the one that the run was begun with, got another")
         self.position = Position(*state["position"])

@@ -18,6 +18,8 @@ _REDRAW_SECONDS = 0.2
 class ProgressBar(StepCallback):
     """Draws a bar on a terminal; where output goes to a file, writes a line after every epoch.
 
+    Tokens a second are those of the sources and those of the targets.
+
     Args:
         console: where to draw.
     """

@@ -102,8 +102,6 @@ def train(
         start = time.perf_counter()
         try:
             trainer.fit(module, ckpt_path=last if begun else None)
-        except MisconfigurationException as error:
-            raise ValueError(str(error)) from error
         except SystemExit as exit_request:
             if not trainer.interrupted:
                 raise
@@ -190,7 +188,10 @@ def _trainer(options: TrainingOptions, callbacks: list[lightning.Callback]) -> l
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's notes on hardware, data workers and products; its errors still come."""
+    """Silence Lightning's notes on hardware, data workers and products; its errors still come.
+
+    What it cannot do with the settings on this machine comes as a ValueError.
+    """
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -198,5 +199,7 @@ def _quiet_lightning() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\..*")
             yield
+    except MisconfigurationException as error:
+        raise ValueError(" ".join(str(error).split())) from error
     finally:
         logger.setLevel(level)
