@@ -34,7 +34,8 @@ class Seq2SeqOutput(NamedTuple):
     labels: Tensor
 
 
-class Seq2Seq(GenerationMixin[DecoderState], nn.Module):
+# nn.Module first: FSDP gives a sharded module another class, whose layout must be a module's.
+class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
     """Encoder, bridge and decoder, with attention or without.
 
     After Sutskever et al. 2014 (arXiv 1409.3215), Cho et al. 2014 (1406.1078), Bahdanau et al. 2015

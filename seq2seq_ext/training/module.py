@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import lightning
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from seq2seq_ext.data import LengthBuckets, PairDataset
 from seq2seq_ext.models import Seq2Seq, Seq2SeqOutput
@@ -96,6 +99,24 @@ class Seq2SeqModule(lightning.LightningModule):
         self._random_states: list[dict[str, Any]] | None = None
         self._latest: Seq2SeqOutput | None = None
         self._loss_sum: Tensor | None = None
+
+    def configure_model(self) -> None:
+        """Under FSDP: shard the parameters, all in one group."""
+        if self.options.strategy == "fsdp":
+            assert self.device_mesh is not None  # the strategy has made one
+            fully_shard(self.model, mesh=self.device_mesh["data_parallel"])
+
+    @contextmanager
+    def whole_parameters(self) -> Iterator[None]:
+        """While it lasts, every process has all the parameters, as generating needs."""
+        if not isinstance(self.model, FSDPModule):
+            yield
+            return
+        self.model.unshard()
+        try:
+            yield
+        finally:
+            self.model.reshard()
 
     def train_dataloader(self) -> Stream:
         """This process's parts of all steps that are left."""

@@ -58,8 +58,8 @@ class TrainingOptions:
         accelerator: Lightning's name of the device: ``"cpu"``, ``"gpu"`` or ``"auto"``.
         devices: processes on each machine; 0 takes what ``torchrun`` has started, else 1.
         num_nodes: machines; not read under ``torchrun``, which knows.
-        strategy: ``"ddp"``, ``"fsdp"`` (not on the CPU), or ``"auto"``: DDP where there is more
-            than one process.
+        strategy: ``"ddp"``, ``"fsdp"`` (parameters and the optimiser's state in shards, between
+            steps), or ``"auto"``: DDP where there is more than one process.
         precision: Lightning's name of what is computed in: ``"32-true"``, or under autocast, with
             parameters in float32, ``"bf16-mixed"`` or, not on the CPU, ``"16-mixed"``.
 
@@ -161,8 +161,6 @@ class TrainingOptions:
                 "precision must be '32-true' or 'bf16-mixed' on the CPU, got '16-mixed', "
                 "which Lightning has for GPUs alone"
             )
-        if self.strategy == "fsdp" and self.accelerator == "cpu":
-            raise ValueError("strategy must be 'auto' or 'ddp' on the CPU, got 'fsdp'")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as a dict that JSON can hold."""

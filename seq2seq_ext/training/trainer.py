@@ -16,9 +16,11 @@ from typing import Any
 import lightning
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule
 
 from seq2seq_ext.data import PairDataset
 from seq2seq_ext.models import Seq2Seq
@@ -110,6 +112,8 @@ def train(
             signal.signal(signal.SIGINT, on_interrupt)
             raise KeyboardInterrupt from exit_request
         seconds = max(time.perf_counter() - start, module.seconds)
+    if isinstance(model, FSDPModule):
+        _make_whole(model)
     if checkpoints is not None and checkpoints.best:
         best = checkpoints.path(checkpoints.best[0][1])
         weights = AtomicCheckpointIO().load_checkpoint(best)["state_dict"]
@@ -123,6 +127,15 @@ def train(
         loss=module.loss,
         tokens_per_second=tokens / seconds,
     )
+
+
+def _make_whole(model: Seq2Seq) -> None:
+    """Turn a sharded model back into a plain one, in all processes and in place."""
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    whole = Seq2Seq(model.config)
+    whole.load_state_dict(weights)
+    model.__class__ = Seq2Seq
+    model.__dict__ = whole.__dict__
 
 
 def _checkpoints(folder: Path, options: TrainingOptions) -> Checkpoints:
@@ -166,7 +179,11 @@ def _trainer(options: TrainingOptions, callbacks: list[lightning.Callback]) -> l
     strategy: Any = options.strategy
     plugins: list[Any] = [AtomicCheckpointIO()]
     if strategy == "fsdp":
-        strategy = FSDPStrategy(state_dict_type="full", checkpoint_io=plugins.pop())
+        strategy = ModelParallelStrategy(
+            data_parallel_size=devices * num_nodes,
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+        )
     return lightning.Trainer(
         accelerator=options.accelerator,
         devices=devices,

@@ -67,7 +67,8 @@ class Validation(StepCallback):
         due = part.end.steps == 0 if every is None else module.steps % every == 0
         if not (due or trainer.should_stop):
             return
-        found = evaluate(module.model, self.dataset, batch_size=self.options.batch_size)
+        with module.whole_parameters():
+            found = evaluate(module.model, self.dataset, batch_size=self.options.batch_size)
         self._show(module, found)
         if self.logging is not None:
             self.logging.write(module.steps, figures(found))
