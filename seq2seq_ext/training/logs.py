@@ -14,7 +14,7 @@ from pathlib import Path
 
 import lightning
 
-from seq2seq_ext.data.extras import require
+from seq2seq_ext.data.extras import check
 from seq2seq_ext.data.files import write_bytes_atomically
 from seq2seq_ext.training.module import Seq2SeqModule, StepCallback
 from seq2seq_ext.training.stream import Part
@@ -53,8 +53,10 @@ class Log:
             whole, _, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
             kept += [row for row in whole.splitlines()[1:] if int(row.split(",")[0]) <= steps]
         write_bytes_atomically(self.path, "".join(f"{row}\n" for row in kept).encode())
-        tensorboard = require("torch.utils.tensorboard", extra="train", purpose="the log")
-        self._board = tensorboard.SummaryWriter(
+        check("tensorboard", extra="train", purpose="the log")
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._board = SummaryWriter(  # type: ignore[no-untyped-call, unused-ignore]
             str(folder / TENSORBOARD), purge_step=steps + 1 if steps else None
         )
 
@@ -66,11 +68,11 @@ class Log:
         with open(self.path, "ab", buffering=0) as file:
             file.write(line.getvalue().encode())
         for name, value in figures.items():
-            self._board.add_scalar(name, value, step)
+            self._board.add_scalar(name, value, step)  # type: ignore[no-untyped-call, unused-ignore]
 
     def close(self) -> None:
         """Write what is buffered."""
-        self._board.close()
+        self._board.close()  # type: ignore[no-untyped-call, unused-ignore]
 
 
 class Logging(StepCallback):
