@@ -7,13 +7,14 @@ import os
 import sys
 from collections.abc import Sequence
 
-from seq2seq_ext.cli import bench, demo, info, plan, translate
+from seq2seq_ext.cli import bench, demo, info, plan, serve, translate
 
 _DESCRIPTION = """\
 Recurrent encoder-decoders on fused kernels.
 
   seq2seq-ext demo plural               learn English plurals, show figures, keep a run folder
   seq2seq-ext translate runs/plural fox convert words with a trained run
+  seq2seq-ext serve runs/plural         the same over HTTP
   seq2seq-ext bench                     our layers beside torch, onnxruntime and OpenVINO
   seq2seq-ext plan --devices h100       how the CUDA kernels would be laid on a GPU
   seq2seq-ext info                      what to put in a problem report
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     subcommands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (demo, translate, bench, plan, info):
+    for module in (demo, translate, serve, bench, plan, info):
         module.add_parser(subcommands)
     options = parser.parse_args(arguments)
     try:
