@@ -303,9 +303,11 @@ def test_sigterm_finishes_what_was_accepted(server):
             assert (await http.get("/health")).status_code == 200
             body = {"text": WORDS, "num_beams": 16, "max_new_tokens": 500}
             accepted = [asyncio.create_task(http.post("/translate", json=body)) for _ in range(4)]
-            await asyncio.sleep(0.2)
+            while "seq2seq_requests_in_flight 4.0" not in (await http.get("/metrics")).text:
+                assert not any(task.done() for task in accepted)
             server.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.1)
+            while (await http.get("/health")).status_code == 200:
+                pass
             late = await http.post("/translate", json={"text": "a"})
             return await asyncio.gather(*accepted), late
 

@@ -13,8 +13,8 @@ from seq2seq_ext.serving.options import ServingOptions
 from seq2seq_ext.training import Run
 
 _GRACE_SECONDS = 10  # for answers that are on their way when nothing else is left to do
-# Longer than clients keep idle connections (5 s is common), so that they close first: a request that
-# meets the server's closing is lost.
+# Longer than clients keep idle connections (5 s is common), so that they close first: a
+# request that meets the server's closing is lost.
 _KEEP_ALIVE_SECONDS = 75
 
 
