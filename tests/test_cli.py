@@ -174,7 +174,7 @@ def test_n_best_are_the_beams_with_their_scores(run_folder, tmp_path, capsys):
             num_beams=3,
             num_return_sequences=2,
             length_penalty=0.5,
-            max_new_tokens=26,
+            max_new_tokens=32,
             output_scores=True,
             return_dict_in_generate=True,
         )

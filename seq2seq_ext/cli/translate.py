@@ -105,7 +105,7 @@ def _convert(
             results = iter([[text] for text in trained.translate(filled, **search)])
         else:
             results = iter(
-                [f"{text}\t{score:.4f}" for text, score in best]
+                [f"{each.text}\t{each.score:.4f}" for each in best]
                 for best in trained.n_best(filled, options.n_best, **search)
             )
         for text in batch:

@@ -15,14 +15,16 @@ was killed between two of them, the fingerprint does not fit, and loading says s
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from seq2seq_ext.data import Vocabulary
 from seq2seq_ext.data.extras import require
@@ -44,10 +46,15 @@ class Hypothesis(NamedTuple):
         text: the text.
         score: its log-probability in nats, after a beam search divided by the length penalty; None
             unless asked for.
+        tokens: what was written, ``</s>`` included where it came.
+        alignments: ``(len(tokens), source tokens)``, what each token was written from; None unless
+            asked for by ``return_attention``.
     """
 
     text: str
     score: float | None
+    tokens: list[str]
+    alignments: Tensor | None = None
 
 
 @dataclass
@@ -76,8 +83,8 @@ class Run:
         Args:
             texts: sources; characters without an id are read as ``<unk>``.
             batch_size: texts at once; results do not depend on it.
-            **options: of `GenerationOptions`. ``max_new_tokens`` is by default 16 more than twice
-                the longest text of a batch.
+            **options: of `GenerationOptions`. ``max_new_tokens`` is by default `room_for` of each
+                text's length.
         """
         best = {"num_return_sequences": 1}
         return [rows[0].text for rows in self._search(texts, batch_size, options | best)]
@@ -101,12 +108,10 @@ class Run:
     ) -> list[list[Hypothesis]]:
         self.model.eval()
         encoded = [torch.tensor(self.source_vocabulary.encode(t), dtype=torch.int64) for t in texts]
-        # Texts of about equal length share a batch, so that few steps are spent on padding.
-        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
         device = next(self.model.parameters()).device
+        written = self.target_vocabulary.to_list()
         results: list[list[Hypothesis]] = [[] for _ in texts]
-        for first in range(0, len(order), batch_size):
-            rows = order[first : first + batch_size]
+        for rows in _even_batches([len(ids) for ids in encoded], batch_size):
             source = torch.nn.utils.rnn.pad_sequence(
                 [encoded[i] for i in rows],
                 batch_first=True,
@@ -117,16 +122,45 @@ class Run:
                 source.to(device),
                 lengths.to(device),
                 return_dict_in_generate=True,
-                **({"max_new_tokens": 2 * source.size(1) + 16} | dict(options)),
+                **({"max_new_tokens": room_for(source.size(1))} | dict(options)),
             )
-            sequences = output.sequences.tolist()
             scores = output.sequences_scores
-            of_rows = [None] * len(sequences) if scores is None else scores.tolist()
-            each = len(sequences) // len(rows)
-            for k, (ids, score) in enumerate(zip(sequences, of_rows, strict=True)):
-                text = self.target_vocabulary.decode(ids)
-                results[rows[k // each]].append(Hypothesis(text, score))
+            each = len(output.sequences) // len(rows)
+            for k, (ids, length) in enumerate(
+                zip(output.sequences.tolist(), output.lengths.tolist(), strict=True)
+            ):
+                row = rows[k // each]
+                alignments = output.alignments
+                results[row].append(
+                    Hypothesis(
+                        self.target_vocabulary.decode(ids),
+                        None if scores is None else float(scores[k]),
+                        [written[i] for i in ids[:length]],
+                        None if alignments is None else alignments[k, :length, : len(encoded[row])],
+                    )
+                )
         return results
+
+
+def room_for(length: int) -> int:
+    """How many tokens may be written for a source of so many: twice as many, and 16 to 30 more.
+
+    It grows in steps, so that sources of about equal length have equal room and may share a batch,
+    whose company then changes no result.
+
+    >>> [room_for(length) for length in (0, 1, 8, 9)]
+    [16, 32, 32, 48]
+    """
+    return 16 * (1 + -(-length // 8))
+
+
+def _even_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Indices of texts of about equal length and equal room, so that few steps go to padding."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    for _, equals in itertools.groupby(order, lambda i: room_for(lengths[i])):
+        group = list(equals)
+        for first in range(0, len(group), batch_size):
+            yield group[first : first + batch_size]
 
 
 def save_run(folder: str | os.PathLike[str], run: Run) -> None:
