@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seq2seq_ext.generation import GenerationMixin
+from seq2seq_ext.generation import GenerationMixin, GenerationOptions, GenerationOutput
 from seq2seq_ext.models.bridge import Bridge
 from seq2seq_ext.models.config import Seq2SeqConfig
 from seq2seq_ext.models.decoder import Decoder
 from seq2seq_ext.models.encoder import Encoder, EncoderOutput
+from seq2seq_ext.models.search import search
 from seq2seq_ext.models.state import DecoderState, check_tokens, padding_mask, resolve_lengths
 
 
@@ -123,6 +124,12 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """One decoder step: int64 ``(B,)`` -> logits ``(B, target_vocab_size)`` and new state."""
         return self.decoder.step(tokens, state)
+
+    def search(self, state: DecoderState, options: GenerationOptions) -> GenerationOutput | None:
+        """All steps in one call, where that can be; see `seq2seq_ext.models.search`."""
+        if type(self).step is not Seq2Seq.step:
+            return None
+        return search(self.decoder, state, options)
 
     def _sample_schedule(self, inputs: Tensor, state: DecoderState, ratio: float) -> Tensor:
         """Logits (B, U, V), each input token the target's with probability `ratio`."""
