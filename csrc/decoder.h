@@ -54,7 +54,7 @@ struct Decoder {
   const T* b_out;         // (O) or null
   const T* dropout_mask;  // (L-1, T, B, H) what z_{l-1} is multiplied by on its way up, or null
 
-  bool attends() const { return keys != nullptr; }
+  bool attends() const { return C > 0; }
   bool feeds() const { return w_in[0] != nullptr; }
   bool feeds_context() const { return query_first || w_out == nullptr; }
   bool projects() const { return w_query != nullptr; }

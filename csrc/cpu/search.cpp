@@ -91,7 +91,7 @@ struct SearchArguments {
       fail("keys, values, source_lengths: expected all three or none");
     if (keys && keys.dim != 3) fail("keys: expected shape (M, S, A), got ", keys);
     if (keys) S = keys.size[1];
-    if (!keys && (w.F > 0 || w.O > 0 || w.has("w_context") || given.options.alignments))
+    if (!keys && (w.C > 0 || given.options.alignments))
       fail("keys: expected a tensor, as the decoder attends");
     if (keys && w.C == 0) fail("values: expected None, as nothing reads the context");
     if (keys && given.heads > 0 && (w.A % given.heads != 0 || w.C % given.heads != 0))

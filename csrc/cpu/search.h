@@ -273,7 +273,7 @@ struct SearchRows {
     call.v = packed.v, call.w_coverage = packed.w_coverage, call.b_out = packed.b_out;
     call.plan.threads = 1;
     call.x = x = arena.template take<T>(R * G * w.H);
-    if (s.keys != nullptr) {
+    if (w.C > 0) {
       call.context = arena.template take<T>(R * w.C);
       call.alignments = arena.template take<T>(R * s.heads * s.S);
     }

@@ -55,7 +55,8 @@ class Bridge(nn.Module):
 
     def _layers(self, rows: Tensor) -> Tensor:
         """(B, layers * H) -> (layers, B, H)."""
-        layers = rows.view(rows.size(0), self.config.decoder_num_layers, -1)
+        sizes = (self.config.decoder_num_layers, self.config.decoder_hidden_size)
+        layers = rows.view(rows.size(0), *sizes)
         return layers.transpose(0, 1).contiguous()
 
 
