@@ -4,7 +4,9 @@
 
 Both are the decoder of Luong et al. 2015 with one LSTM layer, teacher forced: the loop calls
 ``nn.LSTMCell`` and forms attention step by step, ours runs all steps in one operator. Their losses
-and gradients are compared first; then they take turns. docs/attention.md has the figures.
+and gradients are compared first; then they take turns. The last column is what the ratio would be
+if ours did nothing but the multiply-adds of its products, at the peak of the cores.
+docs/attention.md has the figures.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from seq2seq_ext.benchmark.limits import measure_limits
 from seq2seq_ext.benchmark.machine import OtherPrograms, description
 from seq2seq_ext.benchmark.timing import Call, take_turns
 from seq2seq_ext.cli.numbers import positive_int
@@ -74,6 +77,13 @@ def contestants(B: int, H: int, S: int, T: int, additive: bool) -> list[Call]:
     ]
 
 
+def operations(B: int, H: int, S: int, T: int, additive: bool) -> int:
+    """Floating-point operations of the products of a training step."""
+    of_step = 3 * H * 4 * H + 2 * H * H + 2 * S * H + additive * H * H
+    forward = T * B * of_step + B * S * H * H  # multiply-adds; the second are keys
+    return 2 * 3 * forward  # backward forms a product for each factor of one
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -86,12 +96,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     machine, others = description(), OtherPrograms()
+    peak = measure_limits(options.threads).peak
     print(
         f"{machine['processor']}, {machine['instruction set']}, {options.threads} threads, torch "
-        f"{torch.__version__}, float32. Best / median of {options.repeats} turns, in ms.\n"
+        f"{torch.__version__}, float32, {peak / 1e9:.0f} GFLOP/s. Best / median of {options.repeats} turns, in ms.\n"
     )
-    print("| attention | sequences | units | source | steps | loop | ours | ratio |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    print("| attention | sequences | units | source | steps | loop | ours | ratio | at the limit |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for additive, shape in product((False, True), SHAPES):
         theirs, ours = take_turns(
             contestants(*shape, additive), repeats=options.repeats, most_seconds=60.0
@@ -101,7 +112,8 @@ def main() -> None:
             f"| {'additive' if additive else 'dot product'} | {sizes} "
             f"| {1e3 * theirs.best:.1f} / {1e3 * theirs.median:.1f} "
             f"| {1e3 * ours.best:.1f} / {1e3 * ours.median:.1f} "
-            f"| {theirs.best / ours.best:.2f}x / {theirs.median / ours.median:.2f}x |",
+            f"| {theirs.best / ours.best:.2f}x / {theirs.median / ours.median:.2f}x "
+            f"| {theirs.best / (operations(*shape, additive) / peak):.2f}x |",
             flush=True,
         )
     print(f"\nOthers used {others.cores_used():.1f} cores.")

@@ -49,13 +49,16 @@
 // context, the sums of tanh; keys, v and w_coverage where additive, the latter two for each
 // sequence; of the states. Those of weights and values are products of these.
 //
-// prepack_decoder, decoder_search: greedy and beam search (csrc/search.h) with weights that are packed
-// as prepack packs them; csrc/cpu/search_weights.h tells their order. h_0, c_0 (L, M, H); gates
-// (M, G*H) and pieces (M, 2U), what sources add to every step; keys (M, S, A), values (M, S, C).
-// checked: the number of steps for which the weights are looked at, 1024 for all of them.
-// early_stopping: 0 at once, 1 when no beam is better now, 2 when none can become better.
-// sequences (M * returned, U), <pad> behind their lengths, U being the longest; scores
-// (M * returned), empty where not wanted, as alignments (M * returned, U, S).
+// decoder_step, decoder_search: a step of a decoder from tokens to logits, and greedy or beam
+// search, all its steps (csrc/decoding.h, csrc/search.h), with weights that prepack_decoder packs
+// as prepack does; csrc/cpu/decoder_weights.h tells their order. checked: the number of steps for
+// which the weights are looked at, 1024 for all of them. gates (rows, G*H) and pieces (rows, 2U):
+// what is added to every step; keys (M, S, A), values (M, S, C). Of a step, tokens (N); h, c (L, N,
+// H); feed (N, F); coverage (N, S); memory (N) as in attention_decoder; results that are not there
+// are empty. Of a search, h_0, c_0 (L, M, H); early_stopping: 0 at once, 1 when no beam is better
+// now, 2 when none can become better; sequences (M * returned, U), <pad> behind their lengths, U
+// being the longest; scores (M * returned) and alignments (M * returned, U, S), empty where not
+// wanted.
 //
 // Arguments that few calls have come last, with defaults: those that are not given cost nothing.
 
@@ -131,10 +134,17 @@ STABLE_TORCH_LIBRARY(seq2seq_ext, m) {
       "prepack_decoder(Tensor[] weights, int cell, int num_layers, int source_features, "
       "ScalarType? dtype=None) -> Tensor");
   m.def(
-      "decoder_search(Tensor[] weights, Tensor packed, int turn, int checked, Tensor h_0, "
-      "Tensor? c_0, Tensor? gates, Tensor? pieces, Tensor? keys, Tensor? values, "
-      "Tensor? source_lengths, int cell, int num_layers, int source_features, int heads, "
-      "int residual, bool query_first, float scale, int num_beams, int num_return_sequences, "
+      "decoder_step(Tensor[] weights, Tensor packed, int turn, int checked, Tensor? gates, "
+      "Tensor? pieces, Tensor? keys, Tensor? values, Tensor? source_lengths, int cell, "
+      "int num_layers, int source_features, int heads, int residual, bool query_first, "
+      "float scale, Tensor tokens, Tensor h, Tensor? c, Tensor? feed, Tensor? coverage, "
+      "Tensor? memory) -> (Tensor logits, Tensor h_n, Tensor c_n, Tensor feed_n, "
+      "Tensor coverage_n, Tensor alignments)");
+  m.def(
+      "decoder_search(Tensor[] weights, Tensor packed, int turn, int checked, Tensor? gates, "
+      "Tensor? pieces, Tensor? keys, Tensor? values, Tensor? source_lengths, int cell, "
+      "int num_layers, int source_features, int heads, int residual, bool query_first, "
+      "float scale, Tensor h_0, Tensor? c_0, int num_beams, int num_return_sequences, "
       "int max_new_tokens, int min_new_tokens, int pad_token_id, int bos_token_id, "
       "int eos_token_id, float length_penalty, bool wu, int early_stopping, bool output_scores, "
       "bool return_attention) "

@@ -6,7 +6,7 @@ from unittest import mock
 
 import pytest
 import torch
-from generation_cases import EOS, PAD, small_model, sources
+from generation_cases import BOS, EOS, PAD, small_model, sources
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,8 +18,13 @@ from seq2seq_ext import (
     unpack,
 )
 from seq2seq_ext.generation import GenerationOptions
-from seq2seq_ext.kernels import CELLS, prepack_decoder_op, search_op
-from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig
+from seq2seq_ext.kernels import (
+    CELLS,
+    decoder_search_op,
+    decoder_step_op,
+    prepack_decoder_op,
+)
+from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig, decoding
 
 MODELS = {
     "none": {},
@@ -74,7 +79,8 @@ def changed_scale(model):
 
 
 def in_python(model, *arguments, **options):
-    with mock.patch.object(type(model), "search", lambda *_: None):
+    """By modules, step by step."""
+    with mock.patch.multiple(decoding, search=lambda *_: None, step=lambda *_: None):
         return model.generate(*arguments, return_dict_in_generate=True, **options)
 
 
@@ -105,6 +111,48 @@ def test_finds_what_python_finds(cell, kind, options):
     options = {"max_new_tokens": 9, "output_scores": True} | options
     options["return_attention"] = "attention" in MODELS[kind]
     assert_same(in_one_call(model, *sources(), **options), in_python(model, *sources(), **options))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("cell", CELL)
+def test_steps_are_those_of_the_modules(cell, kind):
+    model = changed_scale(small_model(**MODELS[kind], **CELL[cell]))
+    with torch.no_grad():
+        fused = modules = model.start(*sources())
+        tokens = torch.full((len(sources()[0]),), BOS)
+        for t in range(4):
+            made = decoding.step(model.decoder, tokens, fused)
+            assert made is not None
+            logits, fused = made
+            with mock.patch.object(decoding, "step", lambda *_: None):
+                expected, modules = model.step(tokens, modules)
+            torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
+            for name, mine, theirs in zip(fused._fields, fused, modules, strict=True):
+                assert (mine is None) == (theirs is None), name
+                if isinstance(mine, torch.Tensor):
+                    torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
+            rows = torch.tensor([3, 0, 3, 4, t])  # rows of one source share its memory
+            fused, modules = fused.select(rows), modules.select(rows)
+            tokens = logits[rows].argmax(-1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
+        {"no_repeat_ngram_size": 2},
+        {"num_beams": 3, "repetition_penalty": 1.2},
+        {"num_beams": 3, "coverage_penalty": 0.1},
+        {"do_sample": True, "seed": 0, "num_return_sequences": 3},
+    ],
+    ids=lambda options: next(reversed(options)),
+)
+def test_searches_in_python_take_the_same_steps(options):
+    model = changed_scale(small_model(**MODELS["general"]))
+    options = {"max_new_tokens": 9, "output_scores": True, "return_attention": True} | options
+    with mock.patch.object(type(model.decoder), "_run", side_effect=AssertionError):
+        found = model.generate(*sources(), return_dict_in_generate=True, **options)
+    assert_same(found, in_python(model, *sources(), **options), 1e-10)
 
 
 @pytest.mark.parametrize("isa", available_cpu_isas())
@@ -182,7 +230,7 @@ def test_prepacked_weights_are_used(dtype):
     expected = in_python(model, *sources(), **options)
     prepack(model, dtype)
     found = in_one_call(model, *sources(), **options)
-    assert model.decoder.__dict__["_search"].dtype is dtype
+    assert model.decoder.__dict__["_packed"].dtype is dtype
     error = {None: 1e-5, torch.bfloat16: 0.05, torch.int8: 0.1}[dtype]
     close = (found.sequences_scores - expected.sequences_scores).abs() < error
     assert close.float().mean() > 0.9  # rounded weights may write another text here and there
@@ -226,6 +274,7 @@ def test_changed_weights_are_noticed(name):
     ],
     ids=lambda options: next(reversed(options)),
 )
+@torch.no_grad()
 def test_other_options_stay_with_python(options):
     model = small_model(**MODELS["general"])
     plain = GenerationOptions(max_new_tokens=3)
@@ -233,6 +282,7 @@ def test_other_options_stay_with_python(options):
     assert model.search(model.start(*sources()), GenerationOptions(**options)) is None
 
 
+@torch.no_grad()
 def test_what_is_out_of_the_ordinary_stays_with_python():
     options = GenerationOptions(max_new_tokens=3)
 
@@ -249,6 +299,8 @@ def test_what_is_out_of_the_ordinary_stays_with_python():
     torch.nn.utils.parametrizations.weight_norm(model.decoder.output)
     assert not runs(model)
     with torch.autocast("cpu"):
+        assert not runs(small_model())
+    with torch.enable_grad():
         assert not runs(small_model())
 
     class Other(Seq2Seq):
@@ -307,7 +359,52 @@ def search(tensors, block=None, **changes):
         "bos_token_id": 1, "eos_token_id": 3, "length_penalty": 1.0, "wu": False,
         "early_stopping": 1, "output_scores": True, "return_attention": True,
     }  # fmt: skip
-    return search_op(tensors, block, **(arguments | changes))
+    return decoder_search_op(tensors, block, **(arguments | changes))
+
+
+def step(tensors, block=None, **changes):
+    N, S, H = 3, SIZES["S"], SIZES["H"]
+    layout = (CELLS.index("lstm"), 1, 0)
+    arguments = {
+        "keys": torch.randn(2, S, H), "values": torch.randn(2, S, H),
+        "source_lengths": torch.tensor([5, 3]), "tokens": torch.tensor([1, 4, 6]),
+        "h": torch.zeros(1, N, H), "c": torch.zeros(1, N, H), "feed": None, "coverage": None,
+        "memory": torch.tensor([0, 1, 1]),
+    } | changes  # fmt: skip
+    block = prepack_decoder_op(tensors, *layout) if block is None else block
+    attention = [arguments.pop(name) for name in ("keys", "values", "source_lengths")]
+    return decoder_step_op(
+        tensors, block, 0, 1024, None, None, *attention, *layout, 1, 0, False, 1.0, **arguments
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokens": torch.tensor([1, 4, 7])}, "tokens: expected values from 0 to 6"),
+        ({"tokens": torch.tensor([1, -1, 2])}, "tokens: expected values from 0 to 6"),
+        ({"tokens": torch.tensor([[1]])}, r"tokens: expected shape \(N\)"),
+        ({"tokens": torch.tensor([1.0, 1.0, 1.0])}, "tokens: expected a CPU tensor"),
+        ({"h": torch.zeros(1, 2, 4)}, "h: expected shape"),
+        ({"c": None}, "c: expected a tensor"),
+        ({"feed": torch.zeros(3, 5)}, "feed: expected shape"),
+        ({"coverage": torch.zeros(3, 5)}, "coverage: expected None without w_coverage"),
+        ({"memory": torch.tensor([0, 1, 2])}, "memory: expected values from 0 to 1"),
+        ({"memory": None}, "keys: expected 3 sources"),
+        ({"source_lengths": torch.tensor([5])}, "source_lengths: expected shape"),
+    ],
+)
+def test_what_is_wrong_with_a_step_is_named(changes, message):
+    with pytest.raises(RuntimeError, match=message):
+        step(weights(), **changes)
+
+
+def test_a_step_of_no_rows():
+    empty = {"tokens": torch.empty(0, dtype=torch.int64), "memory": torch.empty(0).long()}
+    states = {name: torch.zeros(1, 0, 4) for name in "hc"}
+    logits, h, *_ = step(weights(), **empty, **states)
+    assert logits.shape == (0, 7)
+    assert h.shape == (1, 0, 4)
 
 
 def test_results_have_the_shapes_that_ops_cpp_tells():
@@ -333,7 +430,8 @@ def test_results_have_the_shapes_that_ops_cpp_tells():
         ({"keys": torch.zeros(2, 5, 3)}, "keys: expected shape"),
         ({"values": torch.zeros(2, 6, 4)}, "values: expected shape"),
         ({"source_lengths": torch.tensor([5, 6])}, "source_lengths: expected values from 0 to 5"),
-        ({"source_lengths": torch.tensor([5.0, 3.0])}, "source_lengths: expected Long"),
+        ({"source_lengths": torch.tensor([5.0, 3.0])}, "source_lengths: expected a CPU tensor of dtype Long"),
+        ({"scale": float("inf")}, "scale: expected a finite number"),
         ({"heads": 3}, "heads: expected a divisor of 4"),
         ({"heads": 0}, "heads: expected a number from 1"),
         ({"residual": 1}, "residual: expected a number from 0 to 0"),
@@ -342,8 +440,8 @@ def test_results_have_the_shapes_that_ops_cpp_tells():
         ({"max_new_tokens": 0}, "max_new_tokens: expected"),
         ({"min_new_tokens": 5}, "min_new_tokens: expected a number from 0 to 4"),
         ({"eos_token_id": 7}, "eos_token_id: expected a number from 0 to 6"),
-        ({"early_stopping": 3}, "early_stopping: expected 0, 1 or 2"),
-        ({"length_penalty": float("nan")}, "length_penalty, scale: expected finite"),
+        ({"early_stopping": 3}, "early_stopping: expected a number from 0 to 2"),
+        ({"length_penalty": float("nan")}, "length_penalty: expected a finite number"),
         ({"max_new_tokens": 1 << 30, "num_beams": 1 << 16}, "not enough memory|memory"),
         ({"num_layers": 2}, "weights: expected 22 tensors"),
         ({"source_features": 9}, r"w_ih\[0\]: expected at least 12 columns"),

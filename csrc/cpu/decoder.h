@@ -166,11 +166,11 @@ template <Cell cell, typename T>
 class DecoderForwardSteps : protected DecoderSteps<cell, T, false> {
   using Base = DecoderSteps<cell, T, false>;
   using Base::G, Base::kSlots, Base::kLstm, Base::kTwoPhases;
-  using Base::arena_, Base::member_, Base::cells_, Base::units_, Base::most_, Base::matrices_;
+  using Base::member_, Base::cells_, Base::units_, Base::most_, Base::matrices_;
   using Units = typename Base::Units;
 
  protected:
-  using Base::few_, Base::layers_, Base::rows_, Base::count_;
+  using Base::arena_, Base::few_, Base::layers_, Base::rows_, Base::count_;
 
  public:
   DecoderForwardSteps(const Planned<DecoderForward<T>>& f, const Member* member, void* workspace,

@@ -159,20 +159,29 @@ static void pack_decoder(const DecoderWeights<T>& w, WeightType type, void* pack
 }
 
 template <typename T>
-static size_t run_search(const PlannedSearch<T>& f, const Member* member, void* memory) {
+static size_t run_decoding(const PlannedDecoding<DecodingStep<T>>& f, const Member* member,
+                           void* memory) {
+  return with_cell<T>(f.w.cell, [&](auto cell) {
+    return decode_step<cell.value>(f, member, static_cast<char*>(memory));
+  });
+}
+
+template <typename T>
+static size_t run_decoding(const PlannedDecoding<Search<T>>& f, const Member* member,
+                           void* memory) {
   return with_cell<T>(f.w.cell, [&](auto cell) {
     return search<cell.value>(f, member, static_cast<char*>(memory));
   });
 }
 
-template <typename T>
-static size_t search_workspace(const PlannedSearch<T>& f) {
-  return run_search(f, nullptr, nullptr);
+template <typename Call>
+static size_t decoding_workspace(const PlannedDecoding<Call>& f) {
+  return run_decoding(f, nullptr, nullptr);
 }
 
-template <typename T>
-static void search(const PlannedSearch<T>& f, const Member& member, void* workspace) {
-  run_search(f, &member, workspace);
+template <typename Call>
+static void decoding(const PlannedDecoding<Call>& f, const Member& member, void* workspace) {
+  run_decoding(f, &member, workspace);
 }
 
 template <typename T>
@@ -233,10 +242,14 @@ static constexpr Kernels kTable{ISA_NAME,
                                 &decoder_size<double>,
                                 &pack_decoder<float>,
                                 &pack_decoder<double>,
-                                &search_workspace<float>,
-                                &search_workspace<double>,
-                                &search<float>,
-                                &search<double>,
+                                &decoding_workspace<DecodingStep<float>>,
+                                &decoding_workspace<DecodingStep<double>>,
+                                &decoding<DecodingStep<float>>,
+                                &decoding<DecodingStep<double>>,
+                                &decoding_workspace<Search<float>>,
+                                &decoding_workspace<Search<double>>,
+                                &decoding<Search<float>>,
+                                &decoding<Search<double>>,
                                 &map<float>,
                                 &map<double>,
                                 &multiply_add,

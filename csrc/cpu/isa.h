@@ -37,6 +37,8 @@ namespace ISA {
 // needs attention.h
 #include "decoder.h"
 // needs decoder.h
+#include "decoding.h"
+// needs decoding.h
 #include "search.h"
 // needs vec.h
 #include "limits_loops.h"

@@ -100,9 +100,9 @@ struct Planned : Call {
   PackedBlock packed_hr;
 };
 
-// A search with weights that are packed, and how its sources are laid on threads.
-template <typename T>
-struct PlannedSearch : Search<T> {
+// Decoding with weights that are packed, and how its rows or sources are laid on threads.
+template <typename Call>
+struct PlannedDecoding : Call {
   Plan plan;
   PackedBlock packed;
 };
@@ -194,10 +194,14 @@ struct Kernels {
   size_t (*packed_decoder_size_f64)(const DecoderWeights<double>&, WeightType);
   void (*pack_decoder_f32)(const DecoderWeights<float>&, WeightType, void* packed);
   void (*pack_decoder_f64)(const DecoderWeights<double>&, WeightType, void* packed);
-  size_t (*search_workspace_f32)(const PlannedSearch<float>&);
-  size_t (*search_workspace_f64)(const PlannedSearch<double>&);
-  void (*search_f32)(const PlannedSearch<float>&, const Member&, void* workspace);
-  void (*search_f64)(const PlannedSearch<double>&, const Member&, void* workspace);
+  size_t (*step_workspace_f32)(const PlannedDecoding<DecodingStep<float>>&);
+  size_t (*step_workspace_f64)(const PlannedDecoding<DecodingStep<double>>&);
+  void (*step_f32)(const PlannedDecoding<DecodingStep<float>>&, const Member&, void* workspace);
+  void (*step_f64)(const PlannedDecoding<DecodingStep<double>>&, const Member&, void* workspace);
+  size_t (*search_workspace_f32)(const PlannedDecoding<Search<float>>&);
+  size_t (*search_workspace_f64)(const PlannedDecoding<Search<double>>&);
+  void (*search_f32)(const PlannedDecoding<Search<float>>&, const Member&, void* workspace);
+  void (*search_f64)(const PlannedDecoding<Search<double>>&, const Member&, void* workspace);
   // y = f(x) over n values, for the tests of the vector mathematics: 0 exp, 1 tanh, 2 sigmoid.
   void (*map_f32)(int function, int64_t n, const float* x, float* y);
   void (*map_f64)(int function, int64_t n, const double* x, double* y);

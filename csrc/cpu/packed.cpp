@@ -119,14 +119,15 @@ struct MatrixSource {
 };
 
 struct DecoderSource {
-  const SearchWeights& w;
+  const DecoderTensors& w;
 
   int32_t dtype() const { return w.dtype; }
   Sizes sizes() const {
     const int64_t kinds = w.has("w_query") + 2 * w.has("v") + 4 * w.has("gain") +
                           8 * w.has("w_coverage") + 16 * w.has("w_context");
-    return {-2,  static_cast<int64_t>(w.cell), w.L, w.H, w.V, w.E, w.X, w.F, w.A, w.C, w.O, w.U,
-            w.R, kinds};
+    return {
+        -2,   static_cast<int64_t>(w.cell), w.L, w.H, w.V, w.E, w.X, w.F, w.A, w.C, w.O, w.U, w.R,
+        kinds};
   }
   int64_t count() const { return static_cast<int64_t>(w.weights.size()); }
   const void* given(int64_t i) const { return w.array(i); }
@@ -264,7 +265,7 @@ PackedBlock packed_block(Common& common, const MatrixRows& rows, const View& pac
   return check_block(MatrixSource(common, rows), packed, before, steps);
 }
 
-Handle pack(const SearchWeights& weights, WeightType type) {
+Handle pack(const DecoderTensors& weights, WeightType type) {
   return make_block(DecoderSource{weights}, type, [&](const Kernels& kernels, void* memory) {
     if (weights.in_float()) {
       kernels.pack_decoder_f32(weights.view<float>(), type, memory);
@@ -274,7 +275,7 @@ Handle pack(const SearchWeights& weights, WeightType type) {
   });
 }
 
-PackedBlock packed_block(const SearchWeights& weights, const View& packed, int64_t before,
+PackedBlock packed_block(const DecoderTensors& weights, const View& packed, int64_t before,
                          int64_t steps) {
   return check_block(DecoderSource{weights}, packed, before, steps);
 }

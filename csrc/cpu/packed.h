@@ -10,8 +10,8 @@
 #include "../glue/arguments.h"
 #include "../glue/tensors.h"
 #include "compact.h"
+#include "decoder_weights.h"
 #include "kernels.h"
-#include "search_weights.h"
 
 namespace seq2seq_ext {
 
@@ -39,9 +39,9 @@ Handle pack(Common& common, const MatrixRows& rows, WeightType type);
 PackedBlock packed_block(Common& common, const MatrixRows& rows, const View& packed, int64_t before,
                          int64_t steps);
 
-// The same of a decoder, for the search.
-Handle pack(const SearchWeights& weights, WeightType type);
-PackedBlock packed_block(const SearchWeights& weights, const View& packed, int64_t before,
+// The same of a decoder, for steps and searches.
+Handle pack(const DecoderTensors& weights, WeightType type);
+PackedBlock packed_block(const DecoderTensors& weights, const View& packed, int64_t before,
                          int64_t steps);
 
 }  // namespace seq2seq_ext

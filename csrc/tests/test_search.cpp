@@ -113,7 +113,7 @@ class Arrays {
     return all;
   }
 
-  PlannedSearch<T> call{};
+  PlannedDecoding<Search<T>> call{};
 
  private:
   const T* given(int64_t count, double scale = 1) {
@@ -136,7 +136,7 @@ class Arrays {
 template <typename T>
 Found run(const Case& c, uint64_t seed, const Kernels& k, int threads, WeightType type) {
   Arrays<T> arrays(c, seed);
-  PlannedSearch<T>& call = arrays.call;
+  PlannedDecoding<Search<T>>& call = arrays.call;
   call.plan.threads = threads;
   const auto of_type = [](auto f32, auto f64) {
     if constexpr (std::is_same_v<T, float>)
@@ -180,13 +180,19 @@ int main() {
   uint64_t number = 0;
   for (const Cell cell :
        {Cell::kLstm, Cell::kGru, Cell::kGruResetBefore, Cell::kRnnTanh, Cell::kRnnRelu}) {
-    for (const Way way :
-         {Way::kNone, Way::kMaxout, Way::kLuong, Way::kBahdanau, Way::kHeads}) {
+    for (const Way way : {Way::kNone, Way::kMaxout, Way::kLuong, Way::kBahdanau, Way::kHeads}) {
       for (const int64_t H : {2, 17}) {
         for (const int64_t k : {1, 3}) {
           ++number;
           const auto n = static_cast<int64_t>(number);
-          const Case c{cell, way, 1 + n % 2, 1 + n % 4, n % 5 * 3, H, n % 3 == 0 ? 70 : 9, k,
+          const Case c{cell,
+                       way,
+                       1 + n % 2,
+                       1 + n % 4,
+                       n % 5 * 3,
+                       H,
+                       n % 3 == 0 ? 70 : 9,
+                       k,
                        n % 4 == 1 ? 3 : 0};
           const Found want = run<double>(c, number, *tables.front(), 1, WeightType::kFull);
           for (const Kernels* kernels : tables) {

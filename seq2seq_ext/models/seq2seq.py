@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seq2seq_ext.generation import GenerationMixin, GenerationOptions, GenerationOutput
+from seq2seq_ext.models import decoding
 from seq2seq_ext.models.bridge import Bridge
 from seq2seq_ext.models.config import Seq2SeqConfig
 from seq2seq_ext.models.decoder import Decoder
 from seq2seq_ext.models.encoder import Encoder, EncoderOutput
-from seq2seq_ext.models.search import search
 from seq2seq_ext.models.state import DecoderState, check_tokens, padding_mask, resolve_lengths
 
 
@@ -126,10 +126,9 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
         return self.decoder.step(tokens, state)
 
     def search(self, state: DecoderState, options: GenerationOptions) -> GenerationOutput | None:
-        """All steps in one call, where that can be; see `seq2seq_ext.models.search`."""
-        if type(self).step is not Seq2Seq.step:
-            return None
-        return search(self.decoder, state, options)
+        """All steps in one call, where that can be; see `seq2seq_ext.models.decoding`."""
+        plain = type(self).step is Seq2Seq.step and type(self.decoder).step is Decoder.step
+        return decoding.search(self.decoder, state, options) if plain else None
 
     def _sample_schedule(self, inputs: Tensor, state: DecoderState, ratio: float) -> Tensor:
         """Logits (B, U, V), each input token the target's with probability `ratio`."""

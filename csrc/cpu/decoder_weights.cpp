@@ -1,17 +1,17 @@
-#include "search_weights.h"
+#include "decoder_weights.h"
 
 #include <cstring>
 
 namespace seq2seq_ext {
 namespace {
 
-constexpr int64_t kRoles = sizeof kSearchWeights / sizeof *kSearchWeights;
+constexpr int64_t kRoles = sizeof kDecoderRoles / sizeof *kDecoderRoles;
 constexpr const char* kLayerRoles[] = {"w_ih", "w_hh", "b_ih", "b_hh"};
 
 }  // namespace
 
-SearchWeights::SearchWeights(const std::vector<Handle>& given, int64_t code, int64_t num_layers,
-                             int64_t source_features)
+DecoderTensors::DecoderTensors(const std::vector<Handle>& given, int64_t code, int64_t num_layers,
+                               int64_t source_features)
     : Common(given.empty() ? View() : View(given[0]), "embedding"),
       cell(cell_of(code)),
       L(num_layers),
@@ -35,7 +35,9 @@ SearchWeights::SearchWeights(const std::vector<Handle>& given, int64_t code, int
   H = first.size[0] / G;
   F = first.size[1] - E - X;
   if (F < 0) fail("w_ih[0]: expected at least ", E + X, " columns, got ", first);
-  const auto need = [&](int64_t i, const Shape& shape) { check(name(i).c_str(), weights[i], shape); };
+  const auto need = [&](int64_t i, const Shape& shape) {
+    check(name(i).c_str(), weights[i], shape);
+  };
   for (int64_t l = 0; l < L; ++l) {
     const int64_t at = 1 + 4 * l;
     need(at, {{G * H, l == 0 ? E + X + F : H}, 2});
@@ -46,8 +48,7 @@ SearchWeights::SearchWeights(const std::vector<Handle>& given, int64_t code, int
     b_ih_.push_back(array(at + 2)), b_hh_.push_back(array(at + 3));
   }
   w_in_ = w_ih_;
-  w_in_[0] = F == 0 ? nullptr
-                    : static_cast<const char*>(w_ih_[0]) + (E + X) * element_size(dtype);
+  w_in_[0] = F == 0 ? nullptr : static_cast<const char*>(w_ih_[0]) + (E + X) * element_size(dtype);
   check_head();
   for (int64_t i = 0; i < count; ++i) {
     bool contiguous = true;
@@ -56,10 +57,8 @@ SearchWeights::SearchWeights(const std::vector<Handle>& given, int64_t code, int
   }
 }
 
-void SearchWeights::check_head() {
-  const auto need = [&](const char* name, const Shape& shape) {
-    check(name, named(name), shape);
-  };
+void DecoderTensors::check_head() {
+  const auto need = [&](const char* name, const Shape& shape) { check(name, named(name), shape); };
   const auto maybe = [&](const char* name, const Shape& shape) {
     if (has(name)) need(name, shape);
   };
@@ -103,17 +102,17 @@ void SearchWeights::check_head() {
   maybe("b_vocab", {{V}, 1});
 }
 
-std::string SearchWeights::name(int64_t i) const {
+std::string DecoderTensors::name(int64_t i) const {
   if (i == 0) return "embedding";
   const int64_t of_layers = i - 1;
   if (of_layers < 4 * L)
     return std::string(kLayerRoles[of_layers % 4]) + "[" + std::to_string(of_layers / 4) + "]";
-  return kSearchWeights[of_layers - 4 * L];
+  return kDecoderRoles[of_layers - 4 * L];
 }
 
-int64_t SearchWeights::index(const char* name) const {
+int64_t DecoderTensors::index(const char* name) const {
   int64_t role = 0;
-  while (std::strcmp(kSearchWeights[role], name) != 0) ++role;
+  while (std::strcmp(kDecoderRoles[role], name) != 0) ++role;
   return 1 + 4 * L + role;
 }
 

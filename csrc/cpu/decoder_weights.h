@@ -1,29 +1,29 @@
-// The weights of a decoder for the search, checked, from a list of tensors.
+// The weights of a decoder for decoding (csrc/decoding.h), checked, from a list of tensors.
 #pragma once
 
 #include <array>
 #include <string>
 #include <vector>
 
+#include "../decoding.h"
 #include "../glue/arguments.h"
-#include "../search.h"
 
 namespace seq2seq_ext {
 
-// The list has the embedding; w_ih, w_hh, b_ih and b_hh of each layer; then those of kSearchWeights.
+// The list has the embedding; w_ih, w_hh, b_ih and b_hh of each layer; then those of kDecoderRoles.
 // Empty tensors stand for what is not there.
-inline constexpr const char* kSearchWeights[] = {
+inline constexpr const char* kDecoderRoles[] = {
     "w_query", "v",       "gain",      "w_coverage", "w_out",   "b_out",  "w_state",
     "b_state", "w_token", "w_context", "w_rank",     "w_vocab", "b_vocab"};
 
-struct SearchWeights : Common {
+struct DecoderTensors : Common {
   Cell cell;
   int64_t L, H, V, E, X, F, A, C, O, U, R;
   std::vector<View> weights;
 
   // Throws std::runtime_error naming the argument that is wrong. Keeps pointers into `given`.
-  SearchWeights(const std::vector<Handle>& given, int64_t cell, int64_t num_layers,
-                int64_t source_features);
+  DecoderTensors(const std::vector<Handle>& given, int64_t cell, int64_t num_layers,
+                 int64_t source_features);
 
   std::string name(int64_t i) const;
   const void* array(int64_t i) const { return present(i) ? weights[i].data() : nullptr; }
