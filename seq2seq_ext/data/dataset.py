@@ -16,6 +16,13 @@ from torch.utils.data import Dataset, Sampler
 
 from seq2seq_ext.data.vocabulary import Vocabulary
 
+# By the target's tokens: the share of texts that are wrong, and that of tokens (`error_rate`).
+_OTHER_NAMES = ("sequence error rate", "token error rate")
+_ERROR_NAMES = {
+    "char": ("sequence error rate", "CER"),
+    "word": ("sequence error rate", "WER"),
+}
+
 
 class Batch(NamedTuple):
     """Padded pairs of one batch, all int64, in the order that `Seq2Seq.forward` takes them.
@@ -64,6 +71,13 @@ class PairDataset(Dataset[Batch]):
         pairs: ``(source, target)`` texts.
         source_vocabulary: encodes the sources.
         target_vocabulary: encodes the targets, to which ``</s>`` is added.
+        references: of each pair the texts that are right, its target among them; None takes the
+            target alone.
+        error_names: what the share of wrong texts and that of wrong tokens are called; None takes
+            the names that go with the target's tokens.
+
+    Raises:
+        ValueError: if `references` are not as many as the pairs, or one is without text.
 
     Example:
         >>> vocabulary = Vocabulary("enox")
@@ -78,8 +92,22 @@ class PairDataset(Dataset[Batch]):
         pairs: Sequence[tuple[str, str]],
         source_vocabulary: Vocabulary,
         target_vocabulary: Vocabulary,
+        *,
+        references: Sequence[Sequence[str]] | None = None,
+        error_names: tuple[str, str] | None = None,
     ) -> None:
         self.pairs = list(pairs)
+        if references is None:
+            references = [(target,) for _, target in self.pairs]
+        if len(references) != len(self.pairs) or not all(references):
+            raise ValueError(
+                f"references must be {len(self.pairs)}, as the pairs are, of at least one text "
+                f"each, got {len(references)}"
+            )
+        self.references = [
+            tuple(target_vocabulary.normalise(text) for text in texts) for texts in references
+        ]
+        self.error_names = error_names or _ERROR_NAMES.get(target_vocabulary.unit, _OTHER_NAMES)
         self.source_vocabulary = source_vocabulary
         self.target_vocabulary = target_vocabulary
         self.source = Rows([source_vocabulary.encode(source) for source, _ in self.pairs])

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from seq2seq_ext.data import LengthBuckets, PairDataset
-from seq2seq_ext.metrics import count_correct_tokens, exact_match
+from seq2seq_ext.metrics import count_correct_tokens, error_rate, exact_match
 from seq2seq_ext.models import Seq2Seq
 
 
@@ -18,7 +18,8 @@ class Accuracy:
     """Shares in [0, 1].
 
     Args:
-        exact_match: of the pairs whose every token is right, ``</s>`` included.
+        exact_match: of the pairs whose every token is right, ``</s>`` included; free-running, of
+            those whose text is one of the references.
         token_accuracy: of the target's tokens that stand at their place, ``</s>`` included.
     """
 
@@ -31,20 +32,29 @@ class Evaluation:
     """Figures of a model on a dataset.
 
     Teacher-forced, the decoder reads the right token before every guess; free-running, its own.
-    For greedy search the two exact matches agree but for ties: as long as every guess is right,
-    both decoders read the same tokens. Their token accuracies differ after a first mistake.
+    For greedy search and one reference the two exact matches agree but for ties: as long as every
+    guess is right, both decoders read the same tokens. Their token accuracies differ after a first
+    mistake.
 
     Args:
         loss: mean cross entropy, in nats a token.
         teacher_forced: accuracy when fed the target.
         free_running: accuracy when fed its own output.
+        token_error_rate: free-running, `error_rate` over the target's tokens: of characters the
+            CER, of words the WER, of phonemes the PER.
         predictions: free-running texts, in the dataset's order.
     """
 
     loss: float
     teacher_forced: Accuracy
     free_running: Accuracy
+    token_error_rate: float
     predictions: list[str]
+
+    @property
+    def sequence_error_rate(self) -> float:
+        """Share of the sources whose free-running text is none of the references."""
+        return 1.0 - self.free_running.exact_match
 
     def figures(self) -> dict[str, Any]:
         """Everything but the predictions, as a dict that JSON can hold."""
@@ -97,10 +107,14 @@ def evaluate(model: Seq2Seq, dataset: PairDataset, *, batch_size: int = 256) -> 
                 predictions[row] = dataset.target_vocabulary.decode(ids)
     finally:
         model.train(was_training)
-    references = [target for _, target in dataset.pairs]
+    tokenize = dataset.target_vocabulary.tokenize
     return Evaluation(
         loss=nats / tokens,
         teacher_forced=Accuracy(forced_rows / len(dataset), forced_tokens / tokens),
-        free_running=Accuracy(exact_match(predictions, references), free_tokens / tokens),
+        free_running=Accuracy(exact_match(predictions, dataset.references), free_tokens / tokens),
+        token_error_rate=error_rate(
+            [tokenize(text) for text in predictions],
+            [[tokenize(text) for text in texts] for texts in dataset.references],
+        ),
         predictions=predictions,
     )

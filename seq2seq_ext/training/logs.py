@@ -35,6 +35,7 @@ COLUMNS = (
     "dev_free_running_exact_match",
     "dev_teacher_forced_token_accuracy",
     "dev_free_running_token_accuracy",
+    "dev_token_error_rate",
 )
 
 

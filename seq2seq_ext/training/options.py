@@ -12,7 +12,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 OPTIMIZERS = ("adamw", "adam", "sgd")
 STRATEGIES = ("auto", "ddp", "fsdp")
 # What a validated metric's better side is.
-METRICS = {"exact_match": max, "token_accuracy": max, "loss": min}
+METRICS = {"exact_match": max, "token_accuracy": max, "token_error_rate": min, "loss": min}
 RISK_COSTS = ("edit_distance", "sentence_bleu")
 
 
@@ -47,8 +47,9 @@ class TrainingOptions:
             going down in time; None sets no limit. See `Pace`. A resumed run's clock goes on.
         seed: of the batches' order, of dropout and of all else that is drawn.
         validate_every: optimiser steps between validations; None validates after every epoch.
-        metric: what makes a model better: ``"exact_match"`` or ``"token_accuracy"``, free-running,
-            or ``"loss"``.
+        metric: what makes a model better: ``"exact_match"``, ``"token_accuracy"`` or
+            ``"token_error_rate"`` (CER, WER or PER, by the target's tokens), all three
+            free-running, or ``"loss"``.
         patience: end after so many validations without a better metric; None goes on.
         samples: outputs shown at each validation.
         keep_best: how many checkpoints of the best metrics are kept.
