@@ -13,6 +13,10 @@ from seq2seq_ext.metrics import count_correct_tokens, error_rate, exact_match
 from seq2seq_ext.models import Seq2Seq
 
 
+# Tokens that may be written beyond the longest reference, the end among them.
+_SPARE = 9
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """Shares in [0, 1].
@@ -79,6 +83,8 @@ def evaluate(model: Seq2Seq, dataset: PairDataset, *, batch_size: int = 256) -> 
     model.eval()
     device = next(model.parameters()).device
     pad = model.config.pad_token_id
+    tokenize = dataset.target_vocabulary.tokenize
+    tokenized = [[tokenize(text) for text in texts] for texts in dataset.references]
     predictions = [""] * len(dataset)
     nats = 0.0
     tokens = forced_tokens = free_tokens = forced_rows = 0
@@ -100,21 +106,18 @@ def evaluate(model: Seq2Seq, dataset: PairDataset, *, batch_size: int = 256) -> 
             tokens += int(target_lengths.sum())
             forced_tokens += int(count_correct_tokens(guesses, target, target_lengths))
             forced_rows += int(((guesses == target) | (target == pad)).all(1).sum())
-            # Room for outputs longer than any right answer; a decoder that runs on is cut there.
-            free = model.generate(source, source_lengths, max_new_tokens=target.size(1) + 8)
+            # A decoder that runs on is cut behind any right answer, in whatever company it is.
+            room = [_SPARE + max(map(len, tokenized[row])) for row in rows]
+            free = model.generate(source, source_lengths, max_new_tokens=max(room))
             free_tokens += int(count_correct_tokens(free, target, target_lengths))
-            for row, ids in zip(rows, free.tolist(), strict=True):
-                predictions[row] = dataset.target_vocabulary.decode(ids)
+            for row, ids, limit in zip(rows, free.tolist(), room, strict=True):
+                predictions[row] = dataset.target_vocabulary.decode(ids[:limit])
     finally:
         model.train(was_training)
-    tokenize = dataset.target_vocabulary.tokenize
     return Evaluation(
         loss=nats / tokens,
         teacher_forced=Accuracy(forced_rows / len(dataset), forced_tokens / tokens),
         free_running=Accuracy(exact_match(predictions, dataset.references), free_tokens / tokens),
-        token_error_rate=error_rate(
-            [tokenize(text) for text in predictions],
-            [[tokenize(text) for text in texts] for texts in dataset.references],
-        ),
+        token_error_rate=error_rate([tokenize(text) for text in predictions], tokenized),
         predictions=predictions,
     )
