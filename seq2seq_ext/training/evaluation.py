@@ -12,7 +12,6 @@ from seq2seq_ext.data import LengthBuckets, PairDataset
 from seq2seq_ext.metrics import count_correct_tokens, error_rate, exact_match
 from seq2seq_ext.models import Seq2Seq
 
-
 # Tokens that may be written beyond the longest reference, the end among them.
 _SPARE = 9
 
