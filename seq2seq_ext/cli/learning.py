@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from seq2seq_ext import training
-from seq2seq_ext.data import PairDataset, Sets
+from seq2seq_ext.data import EncodedPairs, Sets
 from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Learnt(NamedTuple):
     test: training.Evaluation
 
 
-def new_model(train_set: PairDataset, seed: int, fields: Mapping[str, Any]) -> Seq2Seq:
+def new_model(train_set: EncodedPairs, seed: int, fields: Mapping[str, Any]) -> Seq2Seq:
     """A model from a seed.
 
     Args:
@@ -44,7 +44,7 @@ def new_model(train_set: PairDataset, seed: int, fields: Mapping[str, Any]) -> S
 
 
 def demo_model(
-    options: argparse.Namespace, train_set: PairDataset, hidden_size: int, **changes: Any
+    options: argparse.Namespace, train_set: EncodedPairs, hidden_size: int, **changes: Any
 ) -> Seq2Seq:
     """Encoder and decoder of equal size; and as many threads as suit them.
 

@@ -18,6 +18,7 @@ from seq2seq_ext.data import DataConfig, load_data
 from seq2seq_ext.data.extras import check
 from seq2seq_ext.data.files import write_bytes_atomically
 from seq2seq_ext.models import Seq2SeqConfig
+from seq2seq_ext.training.run import load_vocabularies, save_vocabularies
 
 PRESETS = ("cho2014", "sutskever2014", "bahdanau2015", "luong2015")
 _CONFIG = "config.yaml"
@@ -54,11 +55,12 @@ def run(options: argparse.Namespace) -> int:
         return 0
     settings = training.TrainingOptions(**config.training)
     data = DataConfig(**config.data)
-    folder = Path(config.out or Path("runs") / (data.task or Path(str(data.pairs)).stem))
+    folder = Path(config.out or Path("runs") / _name_of(data))
 
     from lightning.pytorch.utilities import rank_zero_only
     from rich.console import Console
 
+    from seq2seq_ext.training.checkpoints import FOLDER, LAST
     from seq2seq_ext.training.logs import LOG_FILE
     from seq2seq_ext.training.validation import error_rates
 
@@ -71,12 +73,16 @@ def run(options: argparse.Namespace) -> int:
         console.print(f"the run in {folder} has ended; nothing is left to do")
         return 0
 
-    sets = load_data(data)
+    # A vocabulary that is learnt may come out otherwise elsewhere: a run keeps its own.
+    goes_on = resume and (folder / FOLDER / LAST).exists()
+    kept = load_vocabularies(folder) if goes_on else None
+    sets = load_data(data, vocabularies=kept, tell=console.print)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     model = new_model(sets.train, settings.seed, config.model)
     if first:
         write_bytes_atomically(folder / _CONFIG, text.encode())
+        save_vocabularies(folder, sets.train.source_vocabulary, sets.train.target_vocabulary)
     parameters = sum(p.numel() for p in model.parameters())
     sizes = ", ".join(f"{n:,} {name}" for name, n in sets.sizes.items())
     console.print(f"{sizes} pairs; {parameters:,} parameters; {torch.get_num_threads()} threads")
@@ -102,6 +108,11 @@ def run(options: argparse.Namespace) -> int:
         console.print(f"run folder: {folder}")
     _leave_processes()
     return 0
+
+
+def _name_of(data: DataConfig) -> str:
+    """The run's, where none is given: the data's without the endings of its file."""
+    return "stdin" if data.name == "-" else Path(data.name).name.split(".")[0] or "run"
 
 
 def _leave_processes() -> None:

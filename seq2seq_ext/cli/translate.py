@@ -85,17 +85,17 @@ def run(options: argparse.Namespace) -> int:
 def _convert(
     trained: Run, lines: Iterable[str], options: argparse.Namespace, batch_size: int
 ) -> None:
-    """Print one result a line; tell once about each character that the model does not know."""
+    """Print one result a line; tell once about each token that the model does not know."""
     search: dict[str, Any] = {"batch_size": batch_size, "num_beams": options.num_beams}
     if options.length_penalty is not None:
         search["length_penalty"] = options.length_penalty
     told: set[str] = set()
     for batch in _batches((line.rstrip("\r\n") for line in lines), batch_size):
-        unknown = trained.source_vocabulary.unknown("".join(batch))
-        new = [character for character in unknown if character not in told]
+        unknown = dict.fromkeys(t for x in batch for t in trained.source_vocabulary.unknown(x))
+        new = [token for token in unknown if token not in told]
         if new:
             told.update(new)
-            shown = " ".join(repr(character) for character in new)
+            shown = " ".join(repr(token) for token in new)
             print(
                 f"seq2seq-ext: read as <unk>, not seen in training: {shown}",
                 file=sys.stderr,

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from seq2seq_ext.data.config import DataConfig
-from seq2seq_ext.data.dataset import PairDataset
+from seq2seq_ext.data.dataset import EncodedPairs, PairDataset
+from seq2seq_ext.data.mapped import open_mapped, write_mapped
+from seq2seq_ext.data.reading import BadLines, read_pairs
 from seq2seq_ext.data.split import Pair, Split, merge_targets, split_pairs
+from seq2seq_ext.data.subwords import SubwordVocabulary
 from seq2seq_ext.data.tasks import TASKS, Task
 from seq2seq_ext.data.vocabulary import Vocabulary
 from seq2seq_ext.data.words import WordVocabulary
 
+_log = logging.getLogger(__name__)
 _OTHER = Task(pairs=list)  # what holds for files, where nothing is said
-_UNITS: dict[str, type[Vocabulary]] = {"char": Vocabulary, "word": WordVocabulary}
+
+Tell = Callable[[str], None]
+Vocabularies = tuple[Vocabulary, Vocabulary]
 
 
 class Sets(NamedTuple):
-    """The pairs of a task, no word in two sets; those to validate on and to test may be none."""
+    """The pairs of a task; those to validate on and to test may be none."""
 
-    train: PairDataset
+    train: EncodedPairs
     dev: PairDataset
     test: PairDataset
 
@@ -29,63 +41,163 @@ class Sets(NamedTuple):
         return {name: len(part) for name, part in self._asdict().items()}
 
 
-def load_data(config: DataConfig) -> Sets:
-    """Read, split and encode; the vocabularies are those of the training set.
+def load_data(
+    config: DataConfig, *, vocabularies: Vocabularies | None = None, tell: Tell | None = None
+) -> Sets:
+    """Read, split and encode.
+
+    Args:
+        config: what.
+        vocabularies: of the sources and of the targets; None makes them of the training set.
+        tell: is given a line on what was left out, if anything was; None logs it.
 
     Raises:
-        ValueError: if there is nothing to train on, a line has not two columns, or a share is out
-            of range.
+        ValueError: if there is nothing to train on, a line is no pair, a share is out of range, or
+            a file is damaged.
         OSError: if a file cannot be read.
-        ModuleNotFoundError: if the package that ships a task's words is not installed.
+        ModuleNotFoundError: if the package that ships a task's words is not installed, or that of
+            the vocabularies.
     """
+    read = partial(_read, config, tell or _log.warning)
     task = _OTHER if config.task is None else TASKS[config.task]
-    split = split_pairs(
-        task.pairs() if config.pairs is None else _read_tsv(config.pairs),
-        dev=task.dev if config.dev is None else config.dev,
-        test=task.test if config.test is None else config.test,
-        join_targets=task.join_targets,
-    )
+    if config.cache is not None:
+        split = Split([], *_files(config, read))
+        train, vocabularies = _cached(config, vocabularies, read)
+    else:
+        split = _split(config, task, read)
+        if not split.train:
+            raise ValueError(f"{config.name} has no pairs to train on")
+        if vocabularies is None:
+            vocabularies = (
+                vocabulary_of(config, "source", (source for source, _ in split.train)),
+                vocabulary_of(config, "target", (target for _, target in split.train)),
+            )
+        train = PairDataset(split.train, *vocabularies, error_names=task.error_names)
     several = config.several_references
     if several is None:
         several = task.several_references
-    references: list[list[tuple[str, ...]] | None] = [None, None]
-    if several:
-        dev, references[0] = merge_targets(split.dev)
-        test, references[1] = merge_targets(split.test)
-        split = Split(split.train, dev, test)
-    split = Split(*(part[: config.max_pairs] for part in split))
-    if not split.train:
-        raise ValueError(f"{config.pairs or config.task} has no pairs to train on")
-    vocabularies = (
-        _UNITS[config.source_unit or "char"].from_texts(source for source, _ in split.train),
-        _UNITS[config.target_unit or task.target_unit].from_texts(t for _, t in split.train),
+    dev, test = (
+        evaluation_set(pairs, vocabularies, several, task.error_names, config.max_pairs)
+        for pairs in (split.dev, split.test)
+    )
+    return Sets(train, dev, test)
+
+
+def evaluation_set(
+    pairs: list[Pair],
+    vocabularies: Vocabularies,
+    several_references: bool,
+    error_names: tuple[str, str] | None = None,
+    max_pairs: int | None = None,
+) -> PairDataset:
+    """Pairs to measure a model on, the first `max_pairs` of them, by a run's vocabularies."""
+    references = None
+    if several_references:
+        pairs, references = merge_targets(pairs)
+        references = references[:max_pairs]
+    pairs = pairs[:max_pairs]
+    return PairDataset(pairs, *vocabularies, references=references, error_names=error_names)
+
+
+def vocabulary_of(config: DataConfig, side: str, texts: Iterator[str]) -> Vocabulary:
+    """The vocabulary of one side, ``"source"`` or ``"target"``, from its texts."""
+    unit = getattr(config, f"{side}_unit")
+    max_size = getattr(config, f"{side}_vocab_size")
+    if unit is None:
+        task = _OTHER if config.task is None else TASKS[config.task]
+        unit = task.target_unit if side == "target" else "char"
+    if unit == "char":
+        return Vocabulary.from_texts(texts, max_size=max_size)
+    if unit == "word":
+        return WordVocabulary.from_texts(texts, max_size=max_size)
+    return SubwordVocabulary.from_texts(texts, max_size=max_size, unit=unit)
+
+
+def _read(config: DataConfig, tell: Tell, paths: str | list[str]) -> Iterator[Pair]:
+    bad_lines = BadLines(skip=config.on_bad_line == "skip")
+    yield from read_pairs(
+        paths,
+        format=config.format,
+        source_key=config.source_key,
+        target_key=config.target_key,
+        bad_lines=bad_lines,
+    )
+    summary = bad_lines.summary()
+    if summary is not None:
+        tell(summary)
+
+
+def _split(config: DataConfig, task: Task, read: Callable[[Any], Iterator[Pair]]) -> Split:
+    pairs = task.pairs() if config.pairs is None else list(read(config.pairs))
+    shares = {
+        name: getattr(task, name) if value is None else value
+        for name, value in (("dev", config.dev), ("test", config.test))
+    }
+    by_hash = {name: share for name, share in shares.items() if isinstance(share, (float, int))}
+    split = split_pairs(pairs, join_targets=task.join_targets, **{"dev": 0, "test": 0} | by_hash)
+    # Before the files are read: they may be large.
+    split = split._replace(train=split.train[: config.max_pairs])
+    return split._replace(
+        **{name: list(read(share)) for name, share in shares.items() if name not in by_hash}
     )
 
-    def encoded(pairs: list[Pair], right: Sequence[Sequence[str]] | None = None) -> PairDataset:
-        return PairDataset(
-            pairs,
-            *vocabularies,
-            references=None if right is None else right[: len(pairs)],
-            error_names=task.error_names,
-        )
 
-    return Sets(
-        encoded(split.train), encoded(split.dev, references[0]), encoded(split.test, references[1])
-    )
+def _files(config: DataConfig, read: Callable[[Any], Iterator[Pair]]) -> list[list[Pair]]:
+    """The pairs of the dev and test sets where those are files."""
+    return [list(read(paths)) if paths else [] for paths in (config.dev, config.test)]
 
 
-def _read_tsv(path: str) -> list[Pair]:
-    pairs: list[Pair] = []
-    try:
-        with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                columns = line.rstrip("\r\n").split("\t")
-                if len(columns) != 2:
-                    raise ValueError(
-                        f"{path}, line {number} must have two columns with a tab between, "
-                        f"got {len(columns)}"
-                    )
-                pairs.append((columns[0], columns[1]))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
-    return pairs
+def _cached(
+    config: DataConfig,
+    vocabularies: Vocabularies | None,
+    read: Callable[[Any], Iterator[Pair]],
+) -> tuple[EncodedPairs, Vocabularies]:
+    """The training pairs in the cache, and their vocabularies; written where they are not there."""
+    paths = [config.pairs] if isinstance(config.pairs, str) else list(config.pairs or [])
+    about: dict[str, Any] = {
+        "files": [[str(Path(p).resolve()), *_version(Path(p))] for p in paths],
+        **{
+            name: getattr(config, name)
+            for name in ("format", "source_key", "target_key", "on_bad_line", "max_pairs")
+        },
+        "sides": [
+            [getattr(config, f"{side}_unit"), getattr(config, f"{side}_vocab_size")]
+            for side in ("source", "target")
+        ],
+    }
+    folder = Path(str(config.cache)) / _digest(about)[:16]
+    if vocabularies is None:
+        vocabularies = _cached_vocabularies(folder, config)
+    about["vocabularies"] = _digest([vocabulary.to_json() for vocabulary in vocabularies])
+    found = open_mapped(folder, *vocabularies, about)
+    if found is None:
+        write_mapped(folder, islice(read(config.pairs), config.max_pairs), *vocabularies, about)
+        found = open_mapped(folder, *vocabularies, about)
+        assert found is not None
+    if not len(found):
+        raise ValueError(f"{config.name} has no pairs to train on")
+    return found, vocabularies
+
+
+def _cached_vocabularies(folder: Path, config: DataConfig) -> Vocabularies:
+    """Those in the folder, or those of the training pairs, which are then kept there."""
+    made: list[Vocabulary] = []
+    for i, side in enumerate(("source", "target")):
+        path = folder / f"{side}_vocabulary.json"
+        if not path.is_file():
+            # Bad lines are told of when the pairs are encoded.
+            pairs = _read(config, lambda told: None, config.pairs or "")
+            texts = (pair[i] for pair in islice(pairs, config.max_pairs))
+            vocabulary_of(config, side, texts).save(path)
+        made.append(Vocabulary.load(path))
+    return made[0], made[1]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """By which a changed file is known."""
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns

@@ -36,7 +36,7 @@ class Vocabulary:
     """
 
     pad_token_id, unk_token_id, bos_token_id, eos_token_id = range(4)
-    unit: ClassVar[str] = "char"
+    unit: str = "char"
     _kind: ClassVar[str] = "characters"
 
     def __init__(self, tokens: Iterable[str]) -> None:
@@ -54,13 +54,11 @@ class Vocabulary:
         if not isinstance(token, str) or len(token) != 1:
             raise ValueError(f"characters must be single characters, got {token!r}")
 
-    @classmethod
-    def tokenize(cls, text: str) -> list[str]:
+    def tokenize(self, text: str) -> list[str]:
         """The tokens of a text, known or not."""
         return list(text)
 
-    @classmethod
-    def detokenize(cls, tokens: Sequence[str]) -> str:
+    def detokenize(self, tokens: Sequence[str]) -> str:
         """The text of which these are the tokens."""
         return "".join(tokens)
 
@@ -77,8 +75,9 @@ class Vocabulary:
             ValueError: if `max_size` leaves no room beside the special tokens.
         """
         counts: Counter[str] = Counter()
+        tokenize = cls(()).tokenize
         for text in texts:
-            counts.update(cls.tokenize(text))
+            counts.update(tokenize(text))
         kept = sorted(counts)
         if max_size is not None:
             room = max_size - len(SPECIAL_TOKENS)
@@ -194,4 +193,8 @@ def vocabulary_from_json(value: object) -> Vocabulary:
         from seq2seq_ext.data.words import WordVocabulary
 
         return WordVocabulary.from_list(value.get("tokens"))
-    raise ValueError(f"unit must be one of word, got {unit!r}")
+    from seq2seq_ext.data.subwords import SUBWORD_UNITS, SubwordVocabulary
+
+    if unit in SUBWORD_UNITS:
+        return SubwordVocabulary.from_json(str(unit), value.get("tokenizer"))
+    raise ValueError(f"unit must be one of word, {', '.join(SUBWORD_UNITS)}, got {unit!r}")

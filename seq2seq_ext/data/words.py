@@ -26,7 +26,7 @@ class WordVocabulary(Vocabulary):
         'L OW �'
     """
 
-    unit: ClassVar[str] = "word"
+    unit = "word"
     _kind: ClassVar[str] = "words"
 
     @classmethod
@@ -34,13 +34,11 @@ class WordVocabulary(Vocabulary):
         if not isinstance(token, str) or token.split() != [token]:
             raise ValueError(f"words must be strings without blanks, got {token!r}")
 
-    @classmethod
-    def tokenize(cls, text: str) -> list[str]:
+    def tokenize(self, text: str) -> list[str]:
         """What stands between blanks."""
         return text.split()
 
-    @classmethod
-    def detokenize(cls, tokens: Sequence[str]) -> str:
+    def detokenize(self, tokens: Sequence[str]) -> str:
         """The words with a blank between two."""
         return " ".join(tokens)
 

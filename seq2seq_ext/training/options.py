@@ -24,6 +24,8 @@ class TrainingOptions:
         epochs: passes over the training set.
         max_steps: end after so many optimiser steps even if epochs are left; None sets no limit.
         batch_size: pairs of an optimiser step, those of all processes together.
+        batch_tokens: in place of `batch_size`, the most tokens of an optimiser step on either side,
+            padding counted: pairs times the longest text; None bounds the pairs.
         accumulate: passes in which a process works off its part of a step, to need less memory.
         optimizer: ``"adamw"``, ``"adam"`` (both with betas 0.9 and 0.98) or ``"sgd"``.
         learning_rate: the largest, see `learning_rate`.
@@ -71,6 +73,7 @@ class TrainingOptions:
     epochs: int = 10
     max_steps: int | None = None
     batch_size: int = 64
+    batch_tokens: int | None = None
     accumulate: int = 1
     optimizer: str = "adamw"
     learning_rate: float = 3e-3
@@ -108,6 +111,7 @@ class TrainingOptions:
             ("epochs", 1),
             ("max_steps", 1),
             ("batch_size", 1),
+            ("batch_tokens", 1),
             ("accumulate", 1),
             ("plateau_patience", 1),
             ("risk_samples", 1),
