@@ -153,9 +153,9 @@ class SubwordVocabulary(Vocabulary):
 def _in_order(tokenizer: Tokenizer) -> Tokenizer:
     """A unigram whose tokens stand in an order that does not depend on threads and hashes.
 
-    From run to run the library's own order of equals differs, and so do the last bits of its scores.
-    Characters that the model could do without get the lowest score, each 0.0001 above the one
-    before, in an order that differs too: here the scores go to them in the characters' order.
+    From run to run the library's own order of equals differs, and so do the last bits of its
+    scores. Characters that the model could do without get the lowest score, each 0.0001 above the
+    one before, in an order that differs too: here they get the scores in the characters' order.
     """
     description = json.loads(tokenizer.to_str())
     vocabulary = description["model"]["vocab"]
