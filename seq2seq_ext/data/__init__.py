@@ -4,7 +4,7 @@ from seq2seq_ext.data.buckets import LengthBuckets
 from seq2seq_ext.data.config import DataConfig
 from seq2seq_ext.data.dataset import Batch, EncodedPairs, PairDataset
 from seq2seq_ext.data.lexicon import word_pairs
-from seq2seq_ext.data.loading import Sets, evaluation_set, load_data
+from seq2seq_ext.data.loading import Sets, load_data, load_files, load_set
 from seq2seq_ext.data.reading import BadLines, read_pairs
 from seq2seq_ext.data.split import Split, merge_targets, split_pairs, stable_hash
 from seq2seq_ext.data.subwords import SubwordVocabulary
@@ -25,8 +25,9 @@ __all__ = [
     "SubwordVocabulary",
     "Vocabulary",
     "WordVocabulary",
-    "evaluation_set",
     "load_data",
+    "load_files",
+    "load_set",
     "merge_targets",
     "read_pairs",
     "split_pairs",

@@ -139,7 +139,8 @@ class PairDataset(EncodedPairs):
         references: of each pair the texts that are right, its target among them; None takes the
             target alone.
         error_names: what the share of wrong texts and that of wrong tokens are called; None takes
-            the names that go with the target's tokens.
+            the names that go with the target's tokens, and says that the targets are text, which
+            words and characters are counted of.
 
     Raises:
         ValueError: if `references` are not as many as the pairs, or one is without text.
@@ -172,6 +173,7 @@ class PairDataset(EncodedPairs):
         self.references = [
             tuple(target_vocabulary.normalise(text) for text in texts) for texts in references
         ]
+        self.is_text = error_names is None
         self.error_names = error_names or _ERROR_NAMES.get(target_vocabulary.unit, _OTHER_NAMES)
         super().__init__(
             Rows.of([source_vocabulary.encode(source) for source, _ in self.pairs]),

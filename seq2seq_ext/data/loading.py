@@ -83,6 +83,69 @@ def load_data(
     return Sets(train, dev, test)
 
 
+def load_set(
+    config: DataConfig, name: str, vocabularies: Vocabularies, *, tell: Tell | None = None
+) -> PairDataset:
+    """One of the sets to measure a model on, without the training set.
+
+    Args:
+        config: what the run was trained on.
+        name: ``"dev"`` or ``"test"``.
+        vocabularies: of the run.
+        tell: see `load_data`.
+
+    Raises:
+        ValueError: if there is no such set, or it is empty; else see `load_data`.
+    """
+    if name not in ("dev", "test"):
+        raise ValueError(f"name must be 'dev' or 'test', got {name!r}")
+    read = partial(_read, config, tell or _log.warning)
+    task = _OTHER if config.task is None else TASKS[config.task]
+    if config.cache is not None:
+        split = Split([], *_files(config, read))
+    else:
+        split = _split(config, task, read)
+    pairs: list[Pair] = getattr(split, name)
+    if not pairs:
+        raise ValueError(f"{config.name} has no {name} set")
+    several = config.several_references
+    return evaluation_set(
+        pairs,
+        vocabularies,
+        task.several_references if several is None else several,
+        task.error_names,
+        config.max_pairs,
+    )
+
+
+def load_files(
+    config: DataConfig,
+    paths: str | list[str],
+    vocabularies: Vocabularies,
+    *,
+    several_references: bool = False,
+    tell: Tell | None = None,
+) -> PairDataset:
+    """Pairs to measure a model on, from files that its run does not know of.
+
+    Args:
+        config: what the run was trained on; says how files are read, and what errors are called.
+        paths: a file of pairs, or two files, as `DataConfig` has them.
+        vocabularies: of the run.
+        several_references: whether a source counts once, and any of its targets is right.
+        tell: see `load_data`.
+
+    Raises:
+        ValueError: if a line is no pair, or there is none.
+        OSError: if a file cannot be read.
+    """
+    pairs = list(islice(_read(config, tell or _log.warning, paths), config.max_pairs))
+    if not pairs:
+        raise ValueError(f"{paths} has no pairs")
+    names = None if config.task is None else TASKS[config.task].error_names
+    return evaluation_set(pairs, vocabularies, several_references, names)
+
+
 def evaluation_set(
     pairs: list[Pair],
     vocabularies: Vocabularies,

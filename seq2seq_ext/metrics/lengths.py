@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import NamedTuple
 
 from seq2seq_ext.metrics.accuracy import hits
@@ -23,7 +23,7 @@ class LengthBucket(NamedTuple):
 
 
 def by_length(
-    sources: Sequence[str],
+    sources: Sequence[Sized],
     predictions: Sequence[str],
     references: Sequence[str] | Sequence[Sequence[str]],
     *,
@@ -32,7 +32,8 @@ def by_length(
     """Exact match in buckets of neighbouring lengths.
 
     Args:
-        sources, predictions, references: equally many; a reference may be several texts, of which
+        sources, predictions, references: equally many; sources are texts, or their tokens, by whose
+            number they are grouped; a reference may be several texts, of which
             any is right.
         at_least: a bucket takes the next length in until it holds so many; the last one may hold
             fewer where there is no other.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from seq2seq_ext.data import LengthBuckets, PairDataset
+from seq2seq_ext.data import Batch, EncodedPairs, LengthBuckets, PairDataset
 from seq2seq_ext.metrics import count_correct_tokens, error_rate, exact_match
 from seq2seq_ext.models import Seq2Seq
 
@@ -64,7 +66,6 @@ class Evaluation:
         return {name: value for name, value in asdict(self).items() if name != "predictions"}
 
 
-@torch.no_grad()
 def evaluate(model: Seq2Seq, dataset: PairDataset, *, batch_size: int = 256) -> Evaluation:
     """Measure a model, in eval mode; the mode it was in returns afterwards.
 
@@ -76,22 +77,47 @@ def evaluate(model: Seq2Seq, dataset: PairDataset, *, batch_size: int = 256) -> 
     Raises:
         ValueError: if the dataset is empty.
     """
-    if len(dataset) == 0:
-        raise ValueError("dataset must hold at least one pair, got none")
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
-    pad = model.config.pad_token_id
+    loss, teacher_forced = evaluate_teacher_forced(model, dataset, batch_size=batch_size)
     tokenize = dataset.target_vocabulary.tokenize
     tokenized = [[tokenize(text) for text in texts] for texts in dataset.references]
     predictions = [""] * len(dataset)
-    nats = 0.0
-    tokens = forced_tokens = free_tokens = forced_rows = 0
-    try:
+    right = 0
+    with _evaluating(model):
         for rows in LengthBuckets(dataset, batch_size, shuffle=False):
-            batch = dataset[rows]
-            source, target, source_lengths, target_lengths = (side.to(device) for side in batch)
-            logits = model(source, target, source_lengths, target_lengths).logits
+            source, target, source_lengths, target_lengths = _on_device(model, dataset[rows])
+            # A decoder that runs on is cut behind any right answer, in whatever company it is.
+            room = [_SPARE + max(map(len, tokenized[row])) for row in rows]
+            free = model.generate(source, source_lengths, max_new_tokens=max(room))
+            right += int(count_correct_tokens(free, target, target_lengths))
+            for row, ids, limit in zip(rows, free.tolist(), room, strict=True):
+                predictions[row] = dataset.target_vocabulary.decode(ids[:limit])
+    tokens = int(dataset.target.lengths.sum())
+    return Evaluation(
+        loss=loss,
+        teacher_forced=teacher_forced,
+        free_running=Accuracy(exact_match(predictions, dataset.references), right / tokens),
+        token_error_rate=error_rate([tokenize(text) for text in predictions], tokenized),
+        predictions=predictions,
+    )
+
+
+def evaluate_teacher_forced(
+    model: Seq2Seq, dataset: EncodedPairs, *, batch_size: int = 256
+) -> tuple[float, Accuracy]:
+    """The mean cross entropy in nats a token, and the accuracy when fed the target.
+
+    Arguments and errors are those of `evaluate`.
+    """
+    if len(dataset) == 0:
+        raise ValueError("dataset must hold at least one pair, got none")
+    pad = model.config.pad_token_id
+    nats = 0.0
+    right = right_rows = 0
+    with _evaluating(model):
+        for rows in LengthBuckets(dataset, batch_size, shuffle=False):
+            batch = _on_device(model, dataset[rows])
+            target = batch.target
+            logits = model(*batch).logits
             # Summed in float64: the mean over a large set should not depend on its batches.
             nats += float(
                 functional.cross_entropy(
@@ -102,21 +128,24 @@ def evaluate(model: Seq2Seq, dataset: PairDataset, *, batch_size: int = 256) -> 
                 )
             )
             guesses = logits.argmax(-1)
-            tokens += int(target_lengths.sum())
-            forced_tokens += int(count_correct_tokens(guesses, target, target_lengths))
-            forced_rows += int(((guesses == target) | (target == pad)).all(1).sum())
-            # A decoder that runs on is cut behind any right answer, in whatever company it is.
-            room = [_SPARE + max(map(len, tokenized[row])) for row in rows]
-            free = model.generate(source, source_lengths, max_new_tokens=max(room))
-            free_tokens += int(count_correct_tokens(free, target, target_lengths))
-            for row, ids, limit in zip(rows, free.tolist(), room, strict=True):
-                predictions[row] = dataset.target_vocabulary.decode(ids[:limit])
+            right += int(count_correct_tokens(guesses, target, batch.target_lengths))
+            right_rows += int(((guesses == target) | (target == pad)).all(1).sum())
+    tokens = int(dataset.target.lengths.sum())
+    return nats / tokens, Accuracy(right_rows / len(dataset), right / tokens)
+
+
+def _on_device(model: Seq2Seq, batch: Batch) -> Batch:
+    device = next(model.parameters()).device
+    return Batch(*(side.to(device) for side in batch))
+
+
+@contextmanager
+def _evaluating(model: Seq2Seq) -> Iterator[None]:
+    """Eval mode without gradients, while it lasts."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
     finally:
         model.train(was_training)
-    return Evaluation(
-        loss=nats / tokens,
-        teacher_forced=Accuracy(forced_rows / len(dataset), forced_tokens / tokens),
-        free_running=Accuracy(exact_match(predictions, dataset.references), free_tokens / tokens),
-        token_error_rate=error_rate([tokenize(text) for text in predictions], tokenized),
-        predictions=predictions,
-    )
