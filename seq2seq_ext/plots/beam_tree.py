@@ -15,8 +15,9 @@ def beam_tree_as_png(tree: BeamTree, tokens: Sequence[str], title: str) -> bytes
     """A tree from left to right: a column of tokens a step, a line from each to what follows it.
 
     Paths of results are coloured, the best one's the first colour; at their ends stand the rank and
-    the log-probability of the whole text. Paths in grey were given up. The wider a line, the more
-    probable is the token after what stands before it.
+    the score that it goes by, or where the search gave none, the log-probability of the whole text.
+    Paths in grey were given up. The wider a line, the more probable is the token after what stands
+    before it.
 
     Args:
         tree: what `beam_tree` gives.
@@ -43,6 +44,7 @@ def beam_tree_as_png(tree: BeamTree, tokens: Sequence[str], title: str) -> bytes
     figure = figure_of(height=max(2.4, 0.32 * leaves + 0.9), width=max(4.0, width))
     axes = figure.subplots()
     fonts = font_families("".join(labels))
+    scores = tree.output.sequences_scores
     for i in sorted(range(1, len(tree.nodes)), key=lambda i: -_order(ranks[i])):
         node = tree.nodes[i]
         colour = _GIVEN_UP if ranks[i] is None else COLOURS[_order(ranks[i]) % len(COLOURS)]
@@ -55,8 +57,9 @@ def beam_tree_as_png(tree: BeamTree, tokens: Sequence[str], title: str) -> bytes
             zorder=1,
         )
         if node.rank is not None:
+            score = node.total if scores is None else float(scores[node.rank])
             axes.annotate(
-                f"{node.rank + 1}: {node.total:.2f}",
+                f"{node.rank + 1}: {score:.2f}",
                 (depths[i], heights[i]),
                 xytext=(10 + 7 * len(labels[i]) / 2, 0),
                 textcoords="offset points",
