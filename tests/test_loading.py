@@ -169,6 +169,19 @@ def test_bad_lines_are_told_of(data: Path) -> None:
     assert f"skipped 1 bad line: {data}, line {len(LINES) + 1}" in told[0]
 
 
+@pytest.mark.parametrize("bad", [1, 3])
+def test_bad_lines_before_the_last_pair_wanted_are_told_of(tmp_path: Path, bad: int) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_text("a\tb\n" + "bad\n" * bad + "c\td\n" * 9)
+    told: list[str] = []
+    config = DataConfig(
+        pairs=str(path), on_bad_line="skip", max_pairs=2, cache=str(tmp_path / "cache")
+    )
+    assert len(load_data(config, tell=told.append).train) == 2
+    assert len(told) == 1, "once, however often the file is read"
+    assert told[0].startswith(f"skipped {bad} bad line")
+
+
 # The cache
 
 

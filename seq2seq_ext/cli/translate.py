@@ -20,7 +20,7 @@ examples:
 
 One line of output for every word or line of input, in its order; an empty line stays empty.
 With --n-best N there are N lines for each, best first: the result, a tab and its score, which is
-its log-probability, with beams divided by n ** A for n characters, the end counted as one.
+its log-probability, with beams divided by n ** A for n tokens, the end counted as one.
 """
 
 

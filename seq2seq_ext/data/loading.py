@@ -178,16 +178,18 @@ def vocabulary_of(config: DataConfig, side: str, texts: Iterator[str]) -> Vocabu
 
 def _read(config: DataConfig, tell: Tell, paths: str | list[str]) -> Iterator[Pair]:
     bad_lines = BadLines(skip=config.on_bad_line == "skip")
-    yield from read_pairs(
-        paths,
-        format=config.format,
-        source_key=config.source_key,
-        target_key=config.target_key,
-        bad_lines=bad_lines,
-    )
-    summary = bad_lines.summary()
-    if summary is not None:
-        tell(summary)
+    try:
+        yield from read_pairs(
+            paths,
+            format=config.format,
+            source_key=config.source_key,
+            target_key=config.target_key,
+            bad_lines=bad_lines,
+        )
+    finally:  # where only the first pairs are wanted too
+        summary = bad_lines.summary()
+        if summary is not None:
+            tell(summary)
 
 
 def _split(config: DataConfig, task: Task, read: Callable[[Any], Iterator[Pair]]) -> Split:
