@@ -13,9 +13,8 @@ from seq2seq_ext.cli.numbers import positive_int
 from seq2seq_ext.data.extras import check
 from seq2seq_ext.data.files import write_bytes_atomically
 from seq2seq_ext.training import Run, load_run
-from seq2seq_ext.training.run import room_for
+from seq2seq_ext.training.run import LOG_FILE, room_for
 
-LOG_FILE = "metrics.csv"
 _EXAMPLES = """\
 examples:
   seq2seq-ext plot runs/g2p

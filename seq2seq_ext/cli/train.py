@@ -18,7 +18,7 @@ from seq2seq_ext.data import DataConfig, load_data
 from seq2seq_ext.data.extras import check
 from seq2seq_ext.data.files import write_bytes_atomically
 from seq2seq_ext.models import Seq2SeqConfig
-from seq2seq_ext.training.run import load_vocabularies, save_vocabularies
+from seq2seq_ext.training.run import LOG_FILE, load_vocabularies, save_vocabularies
 
 PRESETS = ("cho2014", "sutskever2014", "bahdanau2015", "luong2015")
 _CONFIG = "config.yaml"
@@ -61,7 +61,6 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from seq2seq_ext.training.checkpoints import FOLDER, LAST
-    from seq2seq_ext.training.logs import LOG_FILE
     from seq2seq_ext.training.validation import error_rates
 
     first: bool = rank_zero_only.rank == 0  # type: ignore[attr-defined]

@@ -37,6 +37,7 @@ _SOURCE = "source_vocabulary.json"
 _TARGET = "target_vocabulary.json"
 _WEIGHTS = "model.safetensors"
 METRICS_FILE = "metrics.json"
+LOG_FILE = "metrics.csv"
 
 
 class Hypothesis(NamedTuple):
