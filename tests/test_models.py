@@ -68,6 +68,51 @@ CONFIGS = {
         "coverage": True,
         "reverse_source": True,
     },
+    "tied": {"tie_embeddings": "decoder", "decoder_hidden_size": 6, "attention": "additive"},
+    "tied_all": {
+        "tie_embeddings": "all",
+        "source_vocab_size": 11,
+        "target_vocab_size": 11,
+        "source_embedding_size": 6,
+        "output_rank": 6,
+    },
+    "residual": {"residual": 1, "encoder_num_layers": 3, "decoder_num_layers": 2},
+    "residual_feeding": {
+        "residual": 1,
+        "cell": "lstm",
+        "bidirectional": True,
+        "encoder_num_layers": 2,
+        "decoder_num_layers": 3,
+        "attention": "general",
+        "input_feeding": True,
+    },
+    "bidirectional_below": {
+        "bidirectional": True,
+        "bidirectional_layers": 2,
+        "encoder_num_layers": 4,
+        "residual": 1,
+        "attention": "general",
+    },
+    "zeros": {"bridge": "zeros", "attention": "dot", "decoder_hidden_size": 7},
+    "first_layer_gru": {
+        "attention": "multi_head",
+        "attention_heads": 2,
+        "attention_query": "first_layer",
+        "decoder_num_layers": 2,
+        "output": "maxout",
+        "context_every_step": True,
+    },
+    "gnmt": {
+        "cell": "lstm",
+        "bidirectional": True,
+        "bidirectional_layers": 1,
+        "encoder_num_layers": 4,
+        "decoder_num_layers": 4,
+        "residual": 2,
+        "bridge": "zeros",
+        "attention": "normalized_additive",
+        "attention_query": "first_layer",
+    },
     "cho2014": {
         "reset_after": False,
         "context_size": 4,
@@ -126,21 +171,27 @@ def encode_one(encoder, tokens):
         tokens = tokens[::-1]
     sequence = [encoder.embedding.weight[token] for token in tokens]
     h_n, c_n = [], []
+    both = config.bidirectional_layers or config.encoder_num_layers
     for layer in range(config.encoder_num_layers):
         outputs, finals, cells = [], [], []
-        for suffix in ("", "_reverse") if config.bidirectional else ("",):
+        stack, place = (encoder.stack, layer) if layer < both else (encoder.upper, layer - both)
+        for suffix in ("", "_reverse") if config.bidirectional and layer < both else ("",):
             h = c = sequence[0].new_zeros(config.encoder_hidden_size)
             steps = sequence[::-1] if suffix else sequence
             states = []
             for x in steps:
-                h, c = cell_step(config, x, h, c, *weights_of(encoder.stack, layer, suffix))
+                h, c = cell_step(config, x, h, c, *weights_of(stack, place, suffix))
                 states.append(h)
             outputs.append(states[::-1] if suffix else states)
             finals.append(h)
             cells.append(c)
-        sequence = [torch.cat(parts) for parts in zip(*outputs, strict=True)]
+        below, sequence = sequence, [torch.cat(parts) for parts in zip(*outputs, strict=True)]
+        if config.residual and layer >= config.residual and below[0].shape == sequence[0].shape:
+            sequence = [x + y for x, y in zip(below, sequence, strict=True)]
         h_n.append(torch.cat(finals))
         c_n.append(torch.cat(cells) if config.cell == "lstm" else None)
+    if both < config.encoder_num_layers:
+        h_n, c_n = h_n[both:], c_n[both:]
     context = h_n[-1]
     if config.context_size is not None:
         context = torch.tanh(encoder.context.weight @ context)
@@ -183,9 +234,14 @@ def decode_one(model, encoded, inputs):
     config, decoder, bridge = model.config, model.decoder, model.bridge
     h_n, c_n, context, outputs = encoded
     attention, current = decoder.attention, config.attention_query == "current"
+    from_first = config.attention_query == "first_layer"
     covered = outputs.new_zeros(len(outputs)) if config.coverage else None
     fed = outputs.new_zeros(config.feed_size)
-    if bridge.hidden is None:
+    if config.bridge == "zeros":
+        zero = outputs.new_zeros(config.decoder_hidden_size)
+        h = [zero] * config.decoder_num_layers
+        c = h.copy()
+    elif bridge.hidden is None:
         h, c = list(h_n), list(c_n)
     else:
         from_context = config.bridge == "context"
@@ -200,17 +256,22 @@ def decode_one(model, encoded, inputs):
         embedded = x = decoder.embedding.weight[token]
         if config.context_every_step:
             x = torch.cat((x, context))
-        if attention is not None and not current:
+        if attention is not None and config.attention_query == "previous":
             read, alignments = attend_one(attention, h[-1], outputs, covered)
             covered = None if covered is None else covered + alignments
             fed = read
         if config.feed_size:
             x = torch.cat((x, fed))
         for layer in range(config.decoder_num_layers):
-            h[layer], c[layer] = cell_step(
-                config, x, h[layer], c[layer], *weights_of(decoder.stack, layer)
-            )
+            below, stack, place = x, decoder.stack, layer
+            if from_first and layer > 0:
+                x, stack, place = torch.cat((x, read)), decoder.upper.layers[layer - 1], 0
+            h[layer], c[layer] = cell_step(config, x, h[layer], c[layer], *weights_of(stack, place))
             x = h[layer]
+            if config.residual and layer >= config.residual:
+                x = x + below
+            if from_first and layer == 0:
+                read, _ = attend_one(attention, x, outputs, covered)
         if attention is not None and current:
             read, alignments = attend_one(attention, x, outputs, covered)
             covered = None if covered is None else covered + alignments
@@ -467,6 +528,29 @@ def test_cho2014_is_the_papers_model():
         ({"dropout": "0"}, TypeError, "dropout must be a number, got '0'"),
         ({"bridge": "copy"}, ValueError, r"bridge='copy' needs .* \(1, 7\) .* \(1, 8\)"),
         ({"maxout_size": 5}, ValueError, "maxout_size=5 needs output='maxout'"),
+        (
+            {"bidirectional_layers": 1},
+            ValueError,
+            "bidirectional_layers=1 needs bidirectional=True",
+        ),
+        (
+            {"bidirectional": True, "bidirectional_layers": 2},
+            ValueError,
+            "bidirectional_layers must be at most encoder_num_layers=1, got 2",
+        ),
+        ({"residual": -1}, ValueError, "residual must be at least 0, got -1"),
+        ({"residual": True}, TypeError, "residual must be an int, got True"),
+        ({"tie_embeddings": "both"}, ValueError, "tie_embeddings must be one of .*'all'"),
+        (
+            {"tie_embeddings": "decoder"},
+            ValueError,
+            "tie_embeddings='decoder' needs target_embedding_size=8, .* got 6; output_rank",
+        ),
+        (
+            {"tie_embeddings": "all", "output_rank": 6},
+            ValueError,
+            r"tie_embeddings='all' needs one vocabulary .* got \(11, 5\) and \(9, 6\)",
+        ),
         ({"eos_token_id": 9}, ValueError, r"eos_token_id must be in \[0, 9\).*, got 9"),
         ({"eos_token_id": 2}, ValueError, r"must differ, got \[0, 1, 2, 2\]"),
     ],
@@ -509,10 +593,12 @@ def test_wrong_calls_name_the_argument(arguments, error, message):
         make("gru")(**({"source": source, "target": target} | arguments))
 
 
-@pytest.mark.parametrize("preset", ["cho2014", "sutskever2014", "bahdanau2015", "luong2015"])
+@pytest.mark.parametrize(
+    "preset", ["cho2014", "sutskever2014", "bahdanau2015", "luong2015", "gnmt"]
+)
 def test_presets_are_models_whose_fields_can_be_changed(preset):
     make_config = getattr(Seq2SeqConfig, preset)
-    assert make_config(30, 40).decoder_hidden_size == 1000
+    assert make_config(30, 40).decoder_hidden_size == (1024 if preset == "gnmt" else 1000)
     small = make_config(
         11,
         9,
@@ -550,7 +636,9 @@ def test_hypotheses_share_the_memory_of_their_source():
     torch.testing.assert_close(model.step(tokens, chosen)[0], model.step(tokens, alone)[0])
 
 
-@pytest.mark.parametrize("name", ["dot", "coverage", "bahdanau2015"])
+@pytest.mark.parametrize(
+    "name", ["dot", "coverage", "bahdanau2015", "residual_feeding", "first_layer_gru", "gnmt"]
+)
 def test_beams_of_attending_models_score_what_the_model_says(name):
     model = make(name).eval()
     source, _, lengths, _ = batch()
@@ -576,6 +664,20 @@ def test_beams_of_attending_models_score_what_the_model_says(name):
 
 
 WRONG_ATTENTION = {
+    "attention_query='first_layer' needs attention, got": {
+        "attention_query": "first_layer",
+        "decoder_num_layers": 2,
+    },
+    "attention_query='first_layer' needs decoder_num_layers of at least 2, got 1": {
+        "attention": "general",
+        "attention_query": "first_layer",
+    },
+    "residual=1 needs attention_query='current' or 'first_layer' in a decoder of 2": {
+        "attention": "general",
+        "attention_query": "previous",
+        "decoder_num_layers": 2,
+        "residual": 1,
+    },
     "attention must be one of": {"attention": "soft"},
     "attention_query must be one of": {"attention_query": "next"},
     "attention_query='previous' needs attention": {"attention_query": "previous"},

@@ -28,12 +28,12 @@ class Bridge(nn.Module):
         self.kind = config.resolved_bridge
         self.hidden: nn.Linear | None = None
         self.cell: nn.Linear | None = None
-        if self.kind == "copy":
+        if self.kind in ("copy", "zeros"):
             return
         input_size = (
             config.resolved_context_size
             if self.kind == "context"
-            else config.encoder_num_layers * config.encoder_state_size
+            else config.encoder_state_layers * config.encoder_state_size
         )
         output_size = config.decoder_num_layers * config.decoder_hidden_size
         self.hidden = nn.Linear(input_size, output_size)
@@ -42,6 +42,10 @@ class Bridge(nn.Module):
 
     def forward(self, encoded: EncoderOutput) -> DecoderState:
         """The decoder's state before its first token."""
+        if self.kind == "zeros":
+            config, batch = self.config, encoded.context.size(0)
+            h = encoded.h.new_zeros(config.decoder_num_layers, batch, config.decoder_hidden_size)
+            return DecoderState(h, h if config.cell == "lstm" else None, encoded.context)
         if self.hidden is None:
             return DecoderState(encoded.h, encoded.c, encoded.context)
         if self.kind == "context":

@@ -13,10 +13,11 @@ from typing import Any
 
 CELLS = ("rnn", "lstm", "gru")
 NONLINEARITIES = ("tanh", "relu")
-BRIDGES = ("copy", "dense", "context")
+BRIDGES = ("copy", "dense", "context", "zeros")
 OUTPUTS = ("linear", "maxout")
 ATTENTIONS = ("none", "dot", "general", "additive", "normalized_additive", "multi_head")
-QUERIES = ("current", "previous")
+QUERIES = ("current", "previous", "first_layer")
+TIES = ("none", "decoder", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,11 @@ class Seq2SeqConfig:
         encoder_num_layers: depth of the encoder's stack.
         decoder_num_layers: depth of the decoder's stack.
         bidirectional: whether the encoder also reads from the end to the start.
+        bidirectional_layers: how many of the lowest layers of a bidirectional encoder do so; None
+            lets all. The encoder's final states are then those of the layers above alone.
+        residual: the first layer of a stack, counted from 0, whose input is added to its output
+            (GNMT, Wu et al. 2016, arXiv 1609.08144, section 3.1); 0 adds nothing. It holds for
+            both stacks, and for one that is less deep it adds nothing.
         reverse_source: whether the encoder reads the source from its last token to its first,
             which brings the first source and first target tokens close (Sutskever et al. 2014,
             arXiv 1409.3215, section 3.3).
@@ -49,14 +55,19 @@ class Seq2SeqConfig:
         bridge: how the encoder's state becomes the decoder's: ``"copy"`` hands every layer's state
             over (the shapes must agree), ``"dense"`` maps the states of all encoder layers
             together to those of all decoder layers, ``"context"`` maps the context vector. A
-            mapped ``h_0`` passes through tanh, a mapped LSTM cell state is linear. None takes
-            ``"copy"`` where it fits and ``"dense"`` where it does not.
+            mapped ``h_0`` passes through tanh, a mapped LSTM cell state is linear. ``"zeros"``
+            hands nothing over. None takes ``"copy"`` where it fits and ``"dense"`` where it does
+            not.
         output: ``"linear"`` reads the decoder's state, with attention the attentional vector
             ``tanh(W [c_t; z_t] + b)`` (Luong et al. 2015); ``"maxout"`` reads state, previous
             token and context through a layer of maxout units (Cho et al. 2014).
         maxout_size: number of maxout units; None takes half of ``decoder_hidden_size``.
         output_rank: if given, the matrix onto the vocabulary is a product of two of this rank,
             which keeps a large vocabulary affordable.
+        tie_embeddings: ``"decoder"``: the matrix onto the vocabulary is that of the target's
+            embedding (Press & Wolf 2017, arXiv 1608.05859); what the output layer reads, or
+            ``output_rank`` where it is given, must have ``target_embedding_size`` features.
+            ``"all"``: the source's embedding is the same matrix too, over one vocabulary.
         attention: how the decoder's steps weigh the encoder's outputs, see
             `seq2seq_ext.models.attention`; ``"none"`` leaves it with the context vector.
         attention_size: features of queries and keys where the kind has maps for them (all heads
@@ -64,7 +75,8 @@ class Seq2SeqConfig:
         attention_heads: of ``"multi_head"``.
         attention_query: ``"current"`` attends by the state of the step (Luong et al. 2015),
             ``"previous"`` by the one before it, and the step reads the context (Bahdanau et al.
-            2015).
+            2015), ``"first_layer"`` by the first layer's state of the step, and all layers above
+            read the context beside what is below them (NVIDIA's GNMT v2).
         input_feeding: whether a step with the query ``"current"`` reads what the step before ended
             with: the attentional vector, with ``output="maxout"`` the context.
         coverage: whether energies see the sum of all alignments so far (See et al. 2017); with
@@ -96,6 +108,8 @@ class Seq2SeqConfig:
     encoder_num_layers: int = 1
     decoder_num_layers: int = 1
     bidirectional: bool = False
+    bidirectional_layers: int | None = None
+    residual: int = 0
     reverse_source: bool = False
     nonlinearity: str = "tanh"
     reset_after: bool = True
@@ -106,6 +120,7 @@ class Seq2SeqConfig:
     output: str = "linear"
     maxout_size: int | None = None
     output_rank: int | None = None
+    tie_embeddings: str = "none"
     attention: str = "none"
     attention_size: int | None = None
     attention_heads: int = 1
@@ -130,7 +145,13 @@ class Seq2SeqConfig:
             "attention_heads",
         ):
             self._check_positive(name)
-        for name in ("context_size", "maxout_size", "output_rank", "attention_size"):
+        for name in (
+            "context_size",
+            "maxout_size",
+            "output_rank",
+            "attention_size",
+            "bidirectional_layers",
+        ):
             if getattr(self, name) is not None:
                 self._check_positive(name)
         for name in (
@@ -148,6 +169,7 @@ class Seq2SeqConfig:
         self._check_choice("output", OUTPUTS)
         self._check_choice("attention", ATTENTIONS)
         self._check_choice("attention_query", QUERIES)
+        self._check_choice("tie_embeddings", TIES)
         if self.bridge is not None:
             self._check_choice("bridge", BRIDGES)
         if isinstance(self.dropout, bool) or not isinstance(self.dropout, (int, float)):
@@ -155,15 +177,59 @@ class Seq2SeqConfig:
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         self._check_special_tokens()
+        self._check_layers()
+        self._check_ties()
         if self.bridge == "copy" and not self._copy_fits:
             raise ValueError(
                 "bridge='copy' needs an encoder state of the decoder's shape (layers, size), got "
-                f"({self.encoder_num_layers}, {self.encoder_state_size}) for the encoder and "
+                f"({self.encoder_state_layers}, {self.encoder_state_size}) for the encoder and "
                 f"({self.decoder_num_layers}, {self.decoder_hidden_size}) for the decoder"
             )
         if self.maxout_size is not None and self.output != "maxout":
             raise ValueError(f"maxout_size={self.maxout_size} needs output='maxout'")
         self._check_attention()
+
+    def _check_layers(self) -> None:
+        layers = self.bidirectional_layers
+        if layers is not None and not self.bidirectional:
+            raise ValueError(f"bidirectional_layers={layers} needs bidirectional=True, got False")
+        if layers is not None and layers > self.encoder_num_layers:
+            raise ValueError(
+                f"bidirectional_layers must be at most encoder_num_layers="
+                f"{self.encoder_num_layers}, got {layers}"
+            )
+        if isinstance(self.residual, bool) or not isinstance(self.residual, int):
+            raise TypeError(f"residual must be an int, got {self.residual!r}")
+        if self.residual < 0:
+            raise ValueError(f"residual must be at least 0, got {self.residual}")
+        if self.attention_query == "previous" and 0 < self.residual < self.decoder_num_layers:
+            raise ValueError(
+                f"residual={self.residual} needs attention_query='current' or 'first_layer' in a "
+                f"decoder of {self.decoder_num_layers} layers, got 'previous'"
+            )
+        if self.attention_query == "first_layer" and self.decoder_num_layers < 2:
+            raise ValueError(
+                "attention_query='first_layer' needs decoder_num_layers of at least 2, got "
+                f"{self.decoder_num_layers}"
+            )
+
+    def _check_ties(self) -> None:
+        if self.tie_embeddings == "none":
+            return
+        features = self.output_rank or self.output_features
+        if features != self.target_embedding_size:
+            raise ValueError(
+                f"tie_embeddings={self.tie_embeddings!r} needs target_embedding_size={features}, "
+                f"the features that the output layer reads, got {self.target_embedding_size}; "
+                "output_rank can map them"
+            )
+        source = (self.source_vocab_size, self.source_embedding_size)
+        target = (self.target_vocab_size, self.target_embedding_size)
+        if self.tie_embeddings == "all" and source != target:
+            raise ValueError(
+                "tie_embeddings='all' needs one vocabulary and embedding size for source and "
+                f"target, got {source} and {target}"
+            )
 
     def _check_attention(self) -> None:
         kind = self.attention
@@ -314,6 +380,40 @@ class Seq2SeqConfig:
         return cls.sutskever2014(source_vocab_size, target_vocab_size, **(settings | changes))
 
     @classmethod
+    def gnmt(cls, source_vocab_size: int, target_vocab_size: int, **changes: Any) -> Seq2SeqConfig:
+        """Google's NMT (Wu et al. 2016, arXiv 1609.08144), in the form of NVIDIA's GNMT v2.
+
+        Four layers of 1,024 LSTM units on both sides, the encoder's first in both directions,
+        residual connections from the third on, normalised additive attention by the decoder's first
+        layer, whose context all layers above read, a decoder that starts from zeros, dropout of
+        0.2. The paper has eight layers and attends by the step before. GNMT v2 shares the embedding
+        of source and target, but not the output layer's matrix: ``tie_embeddings`` has "all" or
+        "decoder". Arguments as for `cho2014`.
+
+        Example:
+            >>> config = Seq2SeqConfig.gnmt(30, 30, encoder_num_layers=8, decoder_num_layers=8)
+            >>> config.encoder_state_size, config.encoder_state_layers
+            (1024, 7)
+        """
+        settings: dict[str, Any] = {
+            "cell": "lstm",
+            "source_embedding_size": 1024,
+            "target_embedding_size": 1024,
+            "encoder_hidden_size": 1024,
+            "decoder_hidden_size": 1024,
+            "encoder_num_layers": 4,
+            "decoder_num_layers": 4,
+            "bidirectional": True,
+            "bidirectional_layers": 1,
+            "residual": 2,
+            "bridge": "zeros",
+            "attention": "normalized_additive",
+            "attention_query": "first_layer",
+            "dropout": 0.2,
+        }
+        return cls._preset(source_vocab_size, target_vocab_size, settings | changes)
+
+    @classmethod
     def _preset(
         cls, source_vocab_size: int, target_vocab_size: int, settings: dict[str, Any]
     ) -> Seq2SeqConfig:
@@ -321,9 +421,24 @@ class Seq2SeqConfig:
         return cls(**(sizes | settings))
 
     @property
+    def resolved_bidirectional_layers(self) -> int:
+        """How many of the encoder's layers read both ways."""
+        if not self.bidirectional:
+            return 0
+        layers = self.bidirectional_layers
+        return self.encoder_num_layers if layers is None else layers
+
+    @property
+    def encoder_state_layers(self) -> int:
+        """Layers of the encoder's final states: all, or those above the bidirectional ones."""
+        above = self.encoder_num_layers - self.resolved_bidirectional_layers
+        return above or self.encoder_num_layers
+
+    @property
     def encoder_state_size(self) -> int:
-        """Width of one encoder layer's final state, its directions side by side."""
-        return self.encoder_hidden_size * (2 if self.bidirectional else 1)
+        """Width of the last encoder layer's states, its directions side by side."""
+        both = self.resolved_bidirectional_layers == self.encoder_num_layers
+        return self.encoder_hidden_size * (2 if both else 1)
 
     @property
     def resolved_context_size(self) -> int:
@@ -362,6 +477,11 @@ class Seq2SeqConfig:
         return "copy" if self._copy_fits else "dense"
 
     @property
+    def output_features(self) -> int:
+        """Features that the map onto the vocabulary reads."""
+        return self.resolved_maxout_size if self.output == "maxout" else self.decoder_hidden_size
+
+    @property
     def resolved_maxout_size(self) -> int:
         """Number of maxout units in use: ``maxout_size``, or what None stands for."""
         return max(1, self.decoder_hidden_size // 2) if not self.maxout_size else self.maxout_size
@@ -388,7 +508,7 @@ class Seq2SeqConfig:
 
     @property
     def _copy_fits(self) -> bool:
-        return (self.encoder_num_layers, self.encoder_state_size) == (
+        return (self.encoder_state_layers, self.encoder_state_size) == (
             self.decoder_num_layers,
             self.decoder_hidden_size,
         )

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from seq2seq_ext.models.attention import Attention
 from seq2seq_ext.models.config import Seq2SeqConfig
+from seq2seq_ext.models.context_fed import ContextFedStack
 from seq2seq_ext.models.layers import RecurrentStack
-from seq2seq_ext.models.state import DecoderState, check_tokens, resolve_lengths
+from seq2seq_ext.models.state import DecoderState, Memory, check_tokens, resolve_lengths
 
 
 class Maxout(nn.Module):
@@ -63,28 +64,32 @@ class Decoder(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
         context_size = config.resolved_context_size if config.context_every_step else 0
+        first = config.attention_query == "first_layer"
         self.stack = RecurrentStack(
             config,
             input_size=config.target_embedding_size + context_size + config.feed_size,
             hidden_size=config.decoder_hidden_size,
-            num_layers=config.decoder_num_layers,
+            num_layers=1 if first else config.decoder_num_layers,
+            residual=config.residual,
         )
+        self.upper = ContextFedStack(config) if first else None
         self.attention = Attention(config) if config.attention != "none" else None
         self.combine: nn.Linear | None = None
-        if self.attention is not None and config.output == "linear":
+        if self.attention is not None and config.output == "linear" and not first:
             seen = config.attended_size + config.decoder_hidden_size
             self.combine = nn.Linear(seen, config.decoder_hidden_size)
         self.maxout = Maxout(config) if config.output == "maxout" else None
-        features = config.decoder_hidden_size
-        if config.output == "maxout":
-            features = config.resolved_maxout_size
-        if config.output_rank is None:
-            self.output: nn.Module = nn.Linear(features, config.target_vocab_size)
-        else:
-            self.output = nn.Sequential(
-                nn.Linear(features, config.output_rank, bias=False),
-                nn.Linear(config.output_rank, config.target_vocab_size),
-            )
+        features = config.output_features
+        last = nn.Linear(config.output_rank or features, config.target_vocab_size)
+        self.output: nn.Module = last
+        if config.output_rank is not None:
+            self.output = nn.Sequential(nn.Linear(features, config.output_rank, bias=False), last)
+        if config.tie_embeddings != "none":
+            # Rows of unit variance would make logits as large as the features are many.
+            nn.init.normal_(self.embedding.weight, std=config.target_embedding_size**-0.5)
+            with torch.no_grad():
+                self.embedding.weight[config.pad_token_id].zero_()
+            last.weight = self.embedding.weight
 
     def forward(
         self,
@@ -146,6 +151,8 @@ class Decoder(nn.Module):
         memory = state.memory
         if memory is None:
             raise ValueError("state must hold a memory for attention, got None")
+        if self.upper is not None:
+            return self._attend_from_first_layer(attention, self.upper, x, state, memory, lengths)
         if not self.config.feeds_back:
             z, (h, c) = self.stack(x, (state.h, state.c), lengths)
             context, alignments = attention(z, memory)
@@ -177,6 +184,25 @@ class Decoder(nn.Module):
             alignments=result.alignments[-1].mean(1),
         )
         return features, result.context, state
+
+    def _attend_from_first_layer(
+        self,
+        attention: Attention,
+        upper: ContextFedStack,
+        x: Tensor,
+        state: DecoderState,
+        memory: Memory,
+        lengths: Tensor | None,
+    ) -> tuple[Tensor, Tensor, DecoderState]:
+        """Layer by layer, each over all steps: no step waits for what attention gave another."""
+        h, c = state.h, state.c
+        z, (h_n, c_n) = self.stack(x, (h[:1], None if c is None else c[:1]), lengths)
+        context, alignments = attention(z, memory)
+        above = (h[1:], None if c is None else c[1:])
+        z, (h_above, c_above) = upper(z, context, above, lengths)
+        h = torch.cat((h_n, h_above))
+        c = None if c_n is None or c_above is None else torch.cat((c_n, c_above))
+        return z, context, state._replace(h=h, c=c, alignments=alignments[-1].mean(1))
 
     def _combined(self, z: Tensor, context: Tensor) -> Tensor:
         """The attentional vectors, or z where the output reads both."""

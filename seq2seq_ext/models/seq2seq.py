@@ -63,6 +63,28 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
         self.encoder = Encoder(config)
         self.bridge = Bridge(config)
         self.decoder = Decoder(config)
+        if config.tie_embeddings == "all":
+            self.encoder.embedding.weight = self.decoder.embedding.weight
+
+    @property
+    def tied_weights(self) -> dict[str, str]:
+        """Names in the ``state_dict`` whose tensor another name has too, and that name.
+
+        Example:
+            >>> config = Seq2SeqConfig(
+            ...     source_vocab_size=9, target_vocab_size=9, tie_embeddings="decoder",
+            ...     target_embedding_size=256)
+            >>> Seq2Seq(config).tied_weights
+            {'decoder.output.weight': 'decoder.embedding.weight'}
+        """
+        if self.config.tie_embeddings == "none":
+            return {}
+        kept = "decoder.embedding.weight"
+        last = "output" if self.config.output_rank is None else "output.1"
+        tied = {f"decoder.{last}.weight": kept}
+        return tied | (
+            {"encoder.embedding.weight": kept} if self.config.tie_embeddings == "all" else {}
+        )
 
     def forward(
         self,
