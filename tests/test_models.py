@@ -93,6 +93,8 @@ CONFIGS = {
         "residual": 1,
         "attention": "general",
     },
+    "relu_bridge": {"cell": "lstm", "bridge": "dense", "bridge_nonlinearity": "relu"},
+    "linear_bridge": {"bridge": "dense", "bridge_nonlinearity": "none", "bidirectional": True},
     "zeros": {"bridge": "zeros", "attention": "dot", "decoder_hidden_size": 7},
     "first_layer_gru": {
         "attention": "multi_head",
@@ -245,11 +247,14 @@ def decode_one(model, encoded, inputs):
         h, c = list(h_n), list(c_n)
     else:
         from_context = config.bridge == "context"
-        h = torch.tanh(bridge.hidden(context if from_context else torch.cat(h_n)))
+        bend = {"tanh": torch.tanh, "relu": torch.relu, "none": lambda x: x}
+        h = bridge.hidden(context if from_context else torch.cat(h_n))
+        h = bend[config.bridge_nonlinearity](h)
         h = list(h.split(config.decoder_hidden_size))
         c = [None] * len(h)
         if config.cell == "lstm":
             c = bridge.cell(context if from_context else torch.cat(c_n))
+            c = c.relu() if config.bridge_nonlinearity == "relu" else c
             c = list(c.split(config.decoder_hidden_size))
     logits = []
     for token in inputs:
@@ -537,6 +542,11 @@ def test_cho2014_is_the_papers_model():
             {"bidirectional": True, "bidirectional_layers": 2},
             ValueError,
             "bidirectional_layers must be at most encoder_num_layers=1, got 2",
+        ),
+        (
+            {"bridge": "zeros", "bridge_nonlinearity": "relu"},
+            ValueError,
+            "bridge_nonlinearity='relu' needs bridge='dense' or 'context', got 'zeros'",
         ),
         ({"residual": -1}, ValueError, "residual must be at least 0, got -1"),
         ({"residual": True}, TypeError, "residual must be an int, got True"),

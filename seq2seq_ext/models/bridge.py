@@ -19,7 +19,7 @@ class Bridge(nn.Module):
 
     ``h_0 = tanh(V s + b)``, where ``s`` is the context vector or the states of all encoder layers
     side by side (Cho et al. 2014, appendix: ``h_0' = tanh(V c)``). An LSTM's cell state has no
-    bound, so its map has no tanh.
+    bound, so its map has no tanh. ``bridge_nonlinearity`` names others.
     """
 
     def __init__(self, config: Seq2SeqConfig) -> None:
@@ -53,9 +53,15 @@ class Bridge(nn.Module):
         else:
             h_input = _rows(encoded.h)
             c_input = h_input if encoded.c is None else _rows(encoded.c)
-        h = self._layers(torch.tanh(self.hidden(h_input)))
-        c = None if self.cell is None else self._layers(self.cell(c_input))
-        return DecoderState(h, c, encoded.context)
+        h = self.hidden(h_input)
+        c = None if self.cell is None else self.cell(c_input)
+        if self.config.bridge_nonlinearity == "tanh":
+            h = torch.tanh(h)
+        elif self.config.bridge_nonlinearity == "relu":
+            h, c = torch.relu(h), None if c is None else torch.relu(c)
+        return DecoderState(
+            self._layers(h), None if c is None else self._layers(c), encoded.context
+        )
 
     def _layers(self, rows: Tensor) -> Tensor:
         """(B, layers * H) -> (layers, B, H)."""

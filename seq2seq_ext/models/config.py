@@ -14,6 +14,7 @@ from typing import Any
 CELLS = ("rnn", "lstm", "gru")
 NONLINEARITIES = ("tanh", "relu")
 BRIDGES = ("copy", "dense", "context", "zeros")
+BRIDGE_NONLINEARITIES = ("tanh", "relu", "none")
 OUTPUTS = ("linear", "maxout")
 ATTENTIONS = ("none", "dot", "general", "additive", "normalized_additive", "multi_head")
 QUERIES = ("current", "previous", "first_layer")
@@ -55,9 +56,10 @@ class Seq2SeqConfig:
         bridge: how the encoder's state becomes the decoder's: ``"copy"`` hands every layer's state
             over (the shapes must agree), ``"dense"`` maps the states of all encoder layers
             together to those of all decoder layers, ``"context"`` maps the context vector. A
-            mapped ``h_0`` passes through tanh, a mapped LSTM cell state is linear. ``"zeros"``
-            hands nothing over. None takes ``"copy"`` where it fits and ``"dense"`` where it does
-            not.
+            ``"zeros"`` hands nothing over. None takes ``"copy"`` where it fits and ``"dense"``
+            where it does not.
+        bridge_nonlinearity: what a mapped state passes through: ``"tanh"``, ``h_0`` alone, while
+            an LSTM's cell state, which has no bound, stays linear; ``"relu"``, both; ``"none"``.
         output: ``"linear"`` reads the decoder's state, with attention the attentional vector
             ``tanh(W [c_t; z_t] + b)`` (Luong et al. 2015); ``"maxout"`` reads state, previous
             token and context through a layer of maxout units (Cho et al. 2014).
@@ -117,6 +119,7 @@ class Seq2SeqConfig:
     context_size: int | None = None
     context_every_step: bool = False
     bridge: str | None = None
+    bridge_nonlinearity: str = "tanh"
     output: str = "linear"
     maxout_size: int | None = None
     output_rank: int | None = None
@@ -170,6 +173,7 @@ class Seq2SeqConfig:
         self._check_choice("attention", ATTENTIONS)
         self._check_choice("attention_query", QUERIES)
         self._check_choice("tie_embeddings", TIES)
+        self._check_choice("bridge_nonlinearity", BRIDGE_NONLINEARITIES)
         if self.bridge is not None:
             self._check_choice("bridge", BRIDGES)
         if isinstance(self.dropout, bool) or not isinstance(self.dropout, (int, float)):
@@ -184,6 +188,11 @@ class Seq2SeqConfig:
                 "bridge='copy' needs an encoder state of the decoder's shape (layers, size), got "
                 f"({self.encoder_state_layers}, {self.encoder_state_size}) for the encoder and "
                 f"({self.decoder_num_layers}, {self.decoder_hidden_size}) for the decoder"
+            )
+        if self.bridge_nonlinearity != "tanh" and self.resolved_bridge not in ("dense", "context"):
+            raise ValueError(
+                f"bridge_nonlinearity={self.bridge_nonlinearity!r} needs bridge='dense' or "
+                f"'context', got {self.resolved_bridge!r}"
             )
         if self.maxout_size is not None and self.output != "maxout":
             raise ValueError(f"maxout_size={self.maxout_size} needs output='maxout'")

@@ -6,7 +6,12 @@ without a word. So `Weights.finish` refuses it.
 
 from __future__ import annotations
 
+import argparse
+import os
+import pickle
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,3 +87,73 @@ def filled(config: Seq2SeqConfig, tensors: Mapping[str, Tensor]) -> Seq2Seq:
     model = Seq2Seq(config)
     model.load_state_dict(tensors, strict=True)
     return model.eval()
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `torch.save` wrote, on the CPU; nothing in the file is executed.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no checkpoint of plain values and tensors, or no dict.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"path must be a file, got {path}")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is no checkpoint of plain values: {error}") from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path} must hold a dict, got {type(checkpoint).__name__}")
+    return checkpoint
+
+
+def num_layers(weights: Weights, pattern: str) -> int:
+    """How many layers there are.
+
+    Args:
+        weights: those of a checkpoint.
+        pattern: of the names, with ``{name}``, ``{layer}`` and, if it has directions, ``{suffix}``.
+    """
+    layer = 0
+    while pattern.format(name="weight_hh", layer=layer, suffix="") in weights:
+        layer += 1
+    return layer
+
+
+def take_layers(
+    weights: Weights,
+    pattern: str,
+    *,
+    gates: int,
+    input_size: int,
+    hidden_size: int,
+    bidirectional: bool = False,
+) -> dict[str, Tensor]:
+    """Weights of a recurrent stack under `torch.nn`'s names.
+
+    Args:
+        weights: those of a checkpoint.
+        pattern: as in `num_layers`.
+        gates: 4 of an LSTM, 3 of a GRU, 1 of an RNN.
+        input_size: features that the first layer reads.
+        hidden_size: units of each layer and direction.
+        bidirectional: whether there is a second direction.
+    """
+    found: dict[str, Tensor] = {}
+    suffixes = ("", "_reverse") if bidirectional else ("",)
+    for layer in range(num_layers(weights, pattern)):
+        read = input_size if layer == 0 else hidden_size * len(suffixes)
+        for suffix in suffixes:
+            for name, columns in (
+                ("weight_ih", (read,)),
+                ("weight_hh", (hidden_size,)),
+                ("bias_ih", ()),
+                ("bias_hh", ()),
+            ):
+                found[f"{name}_l{layer}{suffix}"] = weights.take(
+                    pattern.format(name=name, layer=layer, suffix=suffix),
+                    gates * hidden_size,
+                    *columns,
+                )
+    return found
