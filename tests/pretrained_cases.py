@@ -129,7 +129,12 @@ class PlainOpenNMT(nn.Module):
         else:
             decoder["rnn"] = rnn(embed, hidden, layers)
         if attention != "none":
-            parts = {"linear_out": nn.Linear(2 * hidden, hidden, bias=False)}
+            mlp = attention == "mlp"
+            parts = {"linear_out": nn.Linear(2 * hidden, hidden, bias=mlp)}
+            if mlp:
+                parts["linear_context"] = nn.Linear(hidden, hidden, bias=False)
+                parts["linear_query"] = nn.Linear(hidden, hidden)
+                parts["v"] = nn.Linear(hidden, 1, bias=False)
             if attention == "general":
                 parts["linear_in"] = nn.Linear(hidden, hidden, bias=False)
             decoder["attn"] = Holder(**parts)
@@ -181,5 +186,9 @@ class PlainOpenNMT(nn.Module):
         if not hasattr(self.decoder, "attn"):
             return z
         attn: Any = self.decoder.attn
+        if hasattr(attn, "v"):
+            sums = attn.linear_query(z) + attn.linear_context(outputs)
+            context = attn.v(torch.tanh(sums))[:, 0].softmax(0) @ outputs
+            return attn.linear_out(torch.cat([context, z]))
         query = attn.linear_in(z) if hasattr(attn, "linear_in") else z
         return attend(z, outputs, outputs @ query, attn.linear_out.weight)

@@ -14,7 +14,7 @@ from torch import nn
 from seq2seq_ext.models import Bridge, Decoder, DecoderState, Encoder, Seq2Seq, Seq2SeqConfig
 from seq2seq_ext.models.state import reverse_rows
 
-PAD, BOS, EOS = 0, 2, 3
+PAD, UNK, BOS, EOS = range(4)
 SMALL = {
     "source_vocab_size": 11,
     "target_vocab_size": 9,
@@ -115,6 +115,56 @@ CONFIGS = {
         "attention": "normalized_additive",
         "attention_query": "first_layer",
     },
+    "local_p": {"attention": "local_p", "attention_window": 2},
+    "local_p_feeding": {
+        "attention": "local_p",
+        "attention_window": 1,
+        "input_feeding": True,
+        "cell": "lstm",
+        "decoder_num_layers": 3,
+        "residual": 1,
+        "bidirectional": True,
+    },
+    "local_p_previous": {
+        "attention": "local_p",
+        "attention_query": "previous",
+        "output": "maxout",
+        "reset_after": False,
+        "reverse_source": True,
+    },
+    "linear_attentional": {
+        "attention": "normalized_additive",
+        "attentional_nonlinearity": "none",
+        "input_feeding": True,
+        "coverage": True,
+    },
+    "linear_attentional_previous": {
+        "attention": "multi_head",
+        "attention_heads": 2,
+        "attentional_nonlinearity": "none",
+        "attention_query": "previous",
+        "cell": "lstm",
+        "context_every_step": True,
+    },
+    # Ids 9 and 10 of the source are then unknown tokens.
+    "copy": {"copy": True, "source_vocab_size": 9, "attention": "general"},
+    "copy_feeding": {
+        "copy": True,
+        "source_vocab_size": 9,
+        "attention": "additive",
+        "input_feeding": True,
+        "coverage": True,
+        "reverse_source": True,
+    },
+    "copy_first_layer": {
+        "copy": True,
+        "source_vocab_size": 9,
+        "attention": "multi_head",
+        "attention_heads": 2,
+        "attention_query": "first_layer",
+        "decoder_num_layers": 2,
+        "output": "maxout",
+    },
     "cho2014": {
         "reset_after": False,
         "context_size": 4,
@@ -171,6 +221,7 @@ def encode_one(encoder, tokens):
     config = encoder.config
     if config.reverse_source:
         tokens = tokens[::-1]
+    tokens = [token if token < config.source_vocab_size else UNK for token in tokens]
     sequence = [encoder.embedding.weight[token] for token in tokens]
     h_n, c_n = [], []
     both = config.bidirectional_layers or config.encoder_num_layers
@@ -205,7 +256,7 @@ def attend_one(attention, z, outputs, covered):
     """Context and alignments of one query, from the equations; ``covered`` (time,) or None."""
     if attention.kind == "dot":
         energies = [z @ m for m in outputs]
-    elif attention.kind == "general":
+    elif attention.kind in ("general", "local_p"):
         energies = [z @ attention.key.weight @ m for m in outputs]
     elif attention.kind == "multi_head":
         contexts, all_alignments = [], []
@@ -227,12 +278,33 @@ def attend_one(attention, z, outputs, covered):
         if covered is not None:
             sums = [s + attention.coverage * u for s, u in zip(sums, covered, strict=True)]
         energies = [v @ torch.tanh(s) for s in sums]
-    alignments = torch.stack(energies).softmax(0)
+    if attention.kind == "local_p":
+        p_t = torch.sigmoid(attention.v_position @ torch.tanh(attention.position.weight @ z))
+        p_t = len(outputs) * p_t
+        D, inside = attention.window, []
+        for position in range(len(outputs)):
+            if p_t - D <= position <= p_t + D:
+                inside.append(position)
+        total = sum(energies[s].exp() for s in inside)
+        zero = outputs.new_zeros(())
+        alignments = torch.stack(
+            [
+                e.exp() / total * torch.exp(-((s - p_t) ** 2) / (2 * (D / 2) ** 2))
+                if s in inside
+                else zero
+                for s, e in enumerate(energies)
+            ]
+        )
+    else:
+        alignments = torch.stack(energies).softmax(0)
     return sum(a * m for a, m in zip(alignments, outputs, strict=True)), alignments
 
 
-def decode_one(model, encoded, inputs):
-    """Logits (len(inputs), V) of one sequence, token by token."""
+def decode_one(model, encoded, inputs, source=(), size=None):
+    """Logits (len(inputs), V) of one sequence, token by token.
+
+    Of a model that copies, log-probabilities of so many tokens of the sequence `source`.
+    """
     config, decoder, bridge = model.config, model.decoder, model.bridge
     h_n, c_n, context, outputs = encoded
     attention, current = decoder.attention, config.attention_query == "current"
@@ -258,7 +330,8 @@ def decode_one(model, encoded, inputs):
             c = list(c.split(config.decoder_hidden_size))
     logits = []
     for token in inputs:
-        embedded = x = decoder.embedding.weight[token]
+        known = token if token < config.target_vocab_size else UNK
+        embedded = x = decoder.embedding.weight[known]
         if config.context_every_step:
             x = torch.cat((x, context))
         if attention is not None and config.attention_query == "previous":
@@ -276,13 +349,15 @@ def decode_one(model, encoded, inputs):
             if config.residual and layer >= config.residual:
                 x = x + below
             if from_first and layer == 0:
-                read, _ = attend_one(attention, x, outputs, covered)
+                read, alignments = attend_one(attention, x, outputs, covered)
         if attention is not None and current:
             read, alignments = attend_one(attention, x, outputs, covered)
             covered = None if covered is None else covered + alignments
             fed = read
+        z = x
         if decoder.combine is not None:
-            x = torch.tanh(decoder.combine(torch.cat((read, x))))
+            x = decoder.combine(torch.cat((read, x)))
+            x = torch.tanh(x) if config.attentional_nonlinearity == "tanh" else x
             fed = x if current else fed
         if decoder.maxout is not None:
             s = (
@@ -292,7 +367,25 @@ def decode_one(model, encoded, inputs):
                 + decoder.maxout.from_context.weight @ (context if attention is None else read)
             )
             x = torch.maximum(s[0::2], s[1::2])
-        logits.append(decoder.output(x))
+        scores = decoder.output(x)
+        if config.copy:
+            pointer = decoder.pointer
+            p_gen = torch.sigmoid(
+                pointer.from_context.weight[0] @ read
+                + pointer.from_context.bias[0]
+                + pointer.from_state.weight[0] @ z
+                + pointer.from_token.weight[0] @ embedded
+            )
+            written, smallest = scores.softmax(-1), torch.finfo(scores.dtype).tiny
+            scores = []
+            for word in range(size):
+                copied = sum(
+                    a for a, token in zip(alignments, source, strict=True) if token == word
+                )
+                p = (1 - p_gen) * (copied if torch.is_tensor(copied) else smallest)
+                scores.append(p + p_gen * written[word] if word < len(written) else p)
+            scores = torch.stack(scores).log()
+        logits.append(scores)
     return torch.stack(logits)
 
 
@@ -304,8 +397,44 @@ def test_forward_equals_the_equations_written_out(name):
     for row in range(len(source)):
         tokens = source[row, : source_lengths[row]].tolist()
         inputs = [BOS, *target[row, : target_lengths[row] - 1].tolist()]
-        expected = decode_one(model, encode_one(model.encoder, tokens), inputs)
+        encoded = encode_one(model.encoder, tokens)
+        expected = decode_one(model, encoded, inputs, tokens, logits.size(-1))
         torch.testing.assert_close(logits[row, : len(inputs)], expected)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "residual_feeding",
+        "gnmt",
+        "local_p",
+        "local_p_feeding",
+        "local_p_previous",
+        "linear_attentional",
+        "linear_attentional_previous",
+        "copy",
+        "copy_feeding",
+        "copy_first_layer",
+    ],
+)
+def test_gradients_equal_those_of_the_equations_written_out(name):
+    model = make(name)
+    source, target, source_lengths, target_lengths = batch()
+    output = model(source, target, source_lengths, target_lengths)
+    output.loss.backward()
+    found = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    losses = []
+    for row in range(len(source)):
+        tokens = source[row, : source_lengths[row]].tolist()
+        labels = target[row, : target_lengths[row]]
+        encoded = encode_one(model.encoder, tokens)
+        inputs = [BOS, *labels[:-1].tolist()]
+        logits = decode_one(model, encoded, inputs, tokens, output.logits.size(-1))
+        losses += [-logits[t].log_softmax(-1)[label] for t, label in enumerate(labels)]
+    torch.stack(losses).mean().backward()
+    for parameter, gradient in zip(model.parameters(), found, strict=True):
+        torch.testing.assert_close(gradient, parameter.grad)
 
 
 @each_config
@@ -363,7 +492,8 @@ def test_batch_one_equals_batch_n(name):
     for row in range(len(source)):
         t, u = source_lengths[row], target_lengths[row]
         alone = model(source[row : row + 1, :t], target[row : row + 1, :u]).logits
-        torch.testing.assert_close(together[row, :u], alone[0])
+        # A model that copies has no scores for tokens of other sources.
+        torch.testing.assert_close(together[row, :u, : alone.size(-1)], alone[0])
 
 
 @each_config
@@ -647,7 +777,20 @@ def test_hypotheses_share_the_memory_of_their_source():
 
 
 @pytest.mark.parametrize(
-    "name", ["dot", "coverage", "bahdanau2015", "residual_feeding", "first_layer_gru", "gnmt"]
+    "name",
+    [
+        "dot",
+        "coverage",
+        "bahdanau2015",
+        "residual_feeding",
+        "first_layer_gru",
+        "gnmt",
+        "local_p_feeding",
+        "local_p_previous",
+        "linear_attentional",
+        "copy",
+        "copy_feeding",
+    ],
 )
 def test_beams_of_attending_models_score_what_the_model_says(name):
     model = make(name).eval()
@@ -670,10 +813,28 @@ def test_beams_of_attending_models_score_what_the_model_says(name):
     sums = (chosen * inside).sum(1)
     torch.testing.assert_close(found.sequences_scores.double(), sums, rtol=1e-4, atol=1e-4)
     there = found.alignments.sum(2)[inside]
+    if name.startswith("local_p"):
+        assert ((there > 0) & (there <= 1)).all()
+        return
     torch.testing.assert_close(there, torch.ones_like(there))
 
 
 WRONG_ATTENTION = {
+    "copy=True needs attention whose alignments sum up to 1, got attention='none'": {"copy": True},
+    "copy=True needs attention whose alignments sum up to 1, got attention='local_p'": {
+        "copy": True,
+        "attention": "local_p",
+    },
+    "copy=True needs one vocabulary for source and target, got sizes 11 and 9": {
+        "copy": True,
+        "attention": "general",
+    },
+    "attentional_nonlinearity='none' needs attention, output='linear'": {
+        "attention": "general",
+        "output": "maxout",
+        "attentional_nonlinearity": "none",
+    },
+    "attention_window must be at least 1, got 0": {"attention_window": 0},
     "attention_query='first_layer' needs attention, got": {
         "attention_query": "first_layer",
         "decoder_num_layers": 2,

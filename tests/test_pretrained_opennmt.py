@@ -23,6 +23,8 @@ CASES: dict[str, dict[str, Any]] = {
     "without_attention": {"input_feed": False, "attention": "none"},
     "gru_bridge": {"rnn_type": "GRU", "bridge": True},
     "lstm_bridge": {"bridge": True, "bidirectional": True, "layers": 3},
+    "mlp": {"attention": "mlp", "bidirectional": True},
+    "mlp_standard": {"attention": "mlp", "input_feed": False, "rnn_type": "GRU"},
     "standard_gru": {"rnn_type": "GRU", "input_feed": False},
 }
 each_case = pytest.mark.parametrize("case", CASES)
@@ -185,10 +187,11 @@ def test_parts_without_a_counterpart_are_refused(tmp_path: Path) -> None:
     def path(more: dict[str, Any] | None = None, **changes: Any) -> Path:
         return save(tmp_path, tensors | (more or {}), options("input_feed", **changes))
 
+    mlp_too = {"decoder.attn.linear_query.bias": torch.ones(6)}
     refused("rnn_type in", path(rnn_type="SRU"))
     refused("must be one of ['GRU', 'LSTM'], got 'RNN'", path(rnn_type="RNN"))
     refused("must be 'softmax', got 'sparsemax'", path(global_attention_function="sparsemax"))
-    refused("must be 'dot' or 'general'", path({"decoder.attn.v.weight": torch.ones(1, 6)}))
+    refused("parts unknown: ['decoder.attn.linear_query.bias", path(mlp_too))
     gate = {"decoder.context_gate.context_gate.gate.weight": torch.ones(6, 6)}
     refused("parts unknown: ['decoder.context_gate", path(gate))
     copying = {"decoder.copy_attn.linear_in.weight": torch.ones(6, 6)}

@@ -16,7 +16,16 @@ NONLINEARITIES = ("tanh", "relu")
 BRIDGES = ("copy", "dense", "context", "zeros")
 BRIDGE_NONLINEARITIES = ("tanh", "relu", "none")
 OUTPUTS = ("linear", "maxout")
-ATTENTIONS = ("none", "dot", "general", "additive", "normalized_additive", "multi_head")
+ATTENTIONS = (
+    "none",
+    "dot",
+    "general",
+    "additive",
+    "normalized_additive",
+    "multi_head",
+    "local_p",
+)
+ATTENTIONAL_NONLINEARITIES = ("tanh", "none")
 QUERIES = ("current", "previous", "first_layer")
 TIES = ("none", "decoder", "all")
 
@@ -75,14 +84,20 @@ class Seq2SeqConfig:
         attention_size: features of queries and keys where the kind has maps for them (all heads
             together); None takes ``decoder_hidden_size``.
         attention_heads: of ``"multi_head"``.
+        attention_window: of ``"local_p"``: positions further than this from the predicted one have
+            no weight, and half of it is the deviation of the Gaussian around that.
         attention_query: ``"current"`` attends by the state of the step (Luong et al. 2015),
             ``"previous"`` by the one before it, and the step reads the context (Bahdanau et al.
             2015), ``"first_layer"`` by the first layer's state of the step, and all layers above
             read the context beside what is below them (NVIDIA's GNMT v2).
         input_feeding: whether a step with the query ``"current"`` reads what the step before ended
             with: the attentional vector, with ``output="maxout"`` the context.
+        attentional_nonlinearity: ``"tanh"``, or ``"none"``, of the attentional vector.
         coverage: whether energies see the sum of all alignments so far (See et al. 2017); with
             additive energies.
+        copy: whether the decoder also copies tokens of the source, those outside the vocabulary too
+            (the pointer-generator of See et al. 2017; `seq2seq_ext.models.copying`); needs
+            attention, and one vocabulary for source and target.
         pad_token_id: id of ``<pad>``, which fills a row past its end.
         unk_token_id: id of ``<unk>``, any token outside the vocabulary.
         bos_token_id: id of ``<s>``, the decoder's first input.
@@ -127,9 +142,12 @@ class Seq2SeqConfig:
     attention: str = "none"
     attention_size: int | None = None
     attention_heads: int = 1
+    attention_window: int = 10
     attention_query: str = "current"
     input_feeding: bool = False
+    attentional_nonlinearity: str = "tanh"
     coverage: bool = False
+    copy: bool = False
     pad_token_id: int = 0
     unk_token_id: int = 1
     bos_token_id: int = 2
@@ -146,6 +164,7 @@ class Seq2SeqConfig:
             "encoder_num_layers",
             "decoder_num_layers",
             "attention_heads",
+            "attention_window",
         ):
             self._check_positive(name)
         for name in (
@@ -164,6 +183,7 @@ class Seq2SeqConfig:
             "context_every_step",
             "input_feeding",
             "coverage",
+            "copy",
         ):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool, got {getattr(self, name)!r}")
@@ -173,6 +193,7 @@ class Seq2SeqConfig:
         self._check_choice("attention", ATTENTIONS)
         self._check_choice("attention_query", QUERIES)
         self._check_choice("tie_embeddings", TIES)
+        self._check_choice("attentional_nonlinearity", ATTENTIONAL_NONLINEARITIES)
         self._check_choice("bridge_nonlinearity", BRIDGE_NONLINEARITIES)
         if self.bridge is not None:
             self._check_choice("bridge", BRIDGES)
@@ -260,6 +281,14 @@ class Seq2SeqConfig:
                 self.attention_heads == 1 or kind == "multi_head",
                 "attention='multi_head'",
             ),
+            f"attentional_nonlinearity={self.attentional_nonlinearity!r}": (
+                self.attentional_nonlinearity == "tanh" or self.has_attentional_vector,
+                "attention, output='linear' and another attention_query than 'first_layer'",
+            ),
+            "copy=True": (
+                not self.copy or kind not in ("none", "local_p"),
+                "attention whose alignments sum up to 1",
+            ),
             f"attention_size={self.attention_size}": (
                 self.attention_size is None or additive or kind == "multi_head",
                 "additive or multi_head attention",
@@ -268,6 +297,11 @@ class Seq2SeqConfig:
         for what, (fits, wanted) in needs.items():
             if not fits:
                 raise ValueError(f"{what} needs {wanted}, got attention={kind!r}")
+        if self.copy and self.source_vocab_size != self.target_vocab_size:
+            raise ValueError(
+                "copy=True needs one vocabulary for source and target, got sizes "
+                f"{self.source_vocab_size} and {self.target_vocab_size}"
+            )
         if kind == "dot" and self.encoder_state_size != self.decoder_hidden_size:
             raise ValueError(
                 "attention='dot' needs encoder outputs of the decoder's size "
@@ -469,6 +503,22 @@ class Seq2SeqConfig:
     def feeds_back(self) -> bool:
         """Whether a step reads what attention gave, so that steps follow one another."""
         return self.input_feeding or self.attention_query == "previous"
+
+    @property
+    def has_attentional_vector(self) -> bool:
+        """Whether the output layer reads ``tanh(W [c_t; z_t] + b)``."""
+        attends = self.attention != "none" and self.attention_query != "first_layer"
+        return attends and self.output == "linear"
+
+    @property
+    def steps_are_fused(self) -> bool:
+        """Whether steps that follow one another are those of the fused decoder.
+
+        `seq2seq_ext.decoder.attention_decoder` has no window and no attentional vector without
+        tanh; such steps go through `seq2seq_ext.models.stepwise`.
+        """
+        special = self.attention == "local_p" or self.attentional_nonlinearity != "tanh"
+        return self.feeds_back and not special
 
     @property
     def feed_size(self) -> int:

@@ -1,7 +1,8 @@
 """LSTM and GRU models of OpenNMT-py 3 (``encoder_type: rnn`` or ``brnn``), from their checkpoints.
 
 OpenNMT's decoder is Luong's: energies ``<z, m_j>`` or ``<W z, m_j>``, an attentional vector
-``tanh(W_o [c; z])``, and with ``input_feed`` the next step reads it. Its bridge maps the encoder's
+``tanh(W_o [c; z])``, and with ``input_feed`` the next step reads it. ``mlp`` has additive energies
+with a bias, and a bias and no tanh in that vector. Its bridge maps the encoder's
 final states, flattened to rows of layers times units, with ReLU; of a bidirectional encoder that
 makes two rows, which the same matrix maps. Sources carry no ``</s>``; ``<pad>`` is ``<blank>``.
 
@@ -57,8 +58,7 @@ def load_opennmt(path: str | os.PathLike[str]) -> PretrainedModel:
         FileNotFoundError: if a file is missing.
         MissingExtraError: if the weights are in safetensors, which is not installed.
         ValueError: if the model has parts that have no counterpart here, named: a copy mechanism,
-            a context gate, features beside words, sparsemax, SRU, input feeding without attention,
-            ``global_attention: mlp``.
+            a context gate, features beside words, sparsemax, SRU, input feeding without attention.
     """
     checkpoint = read_checkpoint(path)
     options, vocabularies = checkpoint.get("opt"), checkpoint.get("vocab")
@@ -84,9 +84,9 @@ def load_opennmt(path: str | os.PathLike[str]) -> PretrainedModel:
     attends = "decoder.attn.linear_out.weight" in weights
     if feeds and not attends:
         raise ValueError(f"{path} feeds a decoder without attention, which has no counterpart here")
-    if "decoder.attn.v.weight" in weights:
-        raise ValueError(f"global_attention in {path} must be 'dot' or 'general', got 'mlp'")
+    mlp = "decoder.attn.v.weight" in weights
     general = "decoder.attn.linear_in.weight" in weights
+    attention = "general" if general else "normalized_additive" if mlp else "dot"
     # OpenNMT-py makes this matrix, and then hands no coverage to the attention that has it.
     weights.drop("decoder.attn.linear_cover.weight")
     layers = num_layers(weights, _ENCODER)
@@ -110,7 +110,8 @@ def load_opennmt(path: str | os.PathLike[str]) -> PretrainedModel:
         bridge="dense" if bridge else "copy",
         bridge_nonlinearity="relu" if bridge else "tanh",
         tie_embeddings=ties,
-        attention="none" if not attends else "general" if general else "dot",
+        attention=attention if attends else "none",
+        attentional_nonlinearity="none" if mlp else "tanh",
         input_feeding=feeds,
     )
 
@@ -156,11 +157,26 @@ def load_opennmt(path: str | os.PathLike[str]) -> PretrainedModel:
         tensors["decoder.combine.weight"] = weights.take(
             "decoder.attn.linear_out.weight", memory, 2 * memory
         )
-        tensors["decoder.combine.bias"] = torch.zeros(memory)
+        tensors["decoder.combine.bias"] = (
+            weights.take("decoder.attn.linear_out.bias", memory) if mlp else torch.zeros(memory)
+        )
     if general:
         tensors["decoder.attention.key.weight"] = weights.take(
             "decoder.attn.linear_in.weight", memory, memory
         ).t()
+    if mlp:
+        # <v, tanh(W z + b + U m)>: the query's bias may as well be the key's, and v = |v| v / |v|.
+        v = weights.take("decoder.attn.v.weight", 1, memory)[0]
+        names = {"key.weight": "linear_context.weight", "query.weight": "linear_query.weight"}
+        for ours, name in names.items():
+            tensors[f"decoder.attention.{ours}"] = weights.take(
+                f"decoder.attn.{name}", memory, memory
+            )
+        tensors["decoder.attention.key.bias"] = weights.take(
+            "decoder.attn.linear_query.bias", memory
+        )
+        tensors["decoder.attention.v"] = v
+        tensors["decoder.attention.gain"] = v.norm()
     if bridge:
         size, times = layers * encoder_size, 2 if both else 1
         for index, ours in enumerate(("hidden", "cell")[: 2 if cell == "lstm" else 1]):
