@@ -24,7 +24,7 @@ execute_process(
 # --- targets --------------------------------------------------------------------------------------
 
 add_library(ops OBJECT csrc/ops.cpp csrc/cpu/compact.cpp csrc/cpu/decoder.cpp csrc/cpu/linear.cpp
-            csrc/cpu/packed.cpp csrc/cpu/recurrence.cpp csrc/cpu/rnn.cpp)
+            csrc/cpu/packed.cpp csrc/cpu/search.cpp csrc/cpu/search_weights.cpp csrc/cpu/recurrence.cpp csrc/cpu/rnn.cpp)
 target_link_libraries(ops PRIVATE torch_headers kernels)
 
 set(cuda_architectures)

@@ -36,7 +36,8 @@ struct Decoder {
   const int64_t* source;  // (M) lengths, or null: all S
   const int64_t* memory;  // (B) which of the M sequences a row attends to, or null: its own
   const T* x;             // (T, B, G*H)
-  const T* const* w_in;   // (L) of (G*H, F), from the second on (G*H, H)
+  const T* const* w_in;   // (L) of (G*H, F), or null: nothing is fed; from the second on (G*H, H)
+  int64_t ld_feed;        // from row to row of the first
   const T* const* w_hh;   // (L) of (G*H, H)
   const T* bias;          // (L, G*H) or null
   const T* b_hn;          // (L, H) GRU only, or null
@@ -53,6 +54,9 @@ struct Decoder {
   const T* b_out;         // (O) or null
   const T* dropout_mask;  // (L-1, T, B, H) what z_{l-1} is multiplied by on its way up, or null
 
+  bool attends() const { return keys != nullptr; }
+  bool feeds() const { return w_in[0] != nullptr; }
+  bool feeds_context() const { return query_first || w_out == nullptr; }
   bool projects() const { return w_query != nullptr; }
   bool combines() const { return w_out != nullptr; }
   bool covers() const { return w_coverage != nullptr; }

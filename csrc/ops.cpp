@@ -49,6 +49,14 @@
 // context, the sums of tanh; keys, v and w_coverage where additive, the latter two for each
 // sequence; of the states. Those of weights and values are products of these.
 //
+// prepack_decoder, decoder_search: greedy and beam search (csrc/search.h) with weights that are packed
+// as prepack packs them; csrc/cpu/search_weights.h tells their order. h_0, c_0 (L, M, H); gates
+// (M, G*H) and pieces (M, 2U), what sources add to every step; keys (M, S, A), values (M, S, C).
+// checked: the number of steps for which the weights are looked at, 1024 for all of them.
+// early_stopping: 0 at once, 1 when no beam is better now, 2 when none can become better.
+// sequences (M * returned, U), <pad> behind their lengths, U being the longest; scores
+// (M * returned), empty where not wanted, as alignments (M * returned, U, S).
+//
 // Arguments that few calls have come last, with defaults: those that are not given cost nothing.
 
 #include <torch/csrc/stable/library.h>
@@ -119,4 +127,16 @@ STABLE_TORCH_LIBRARY(seq2seq_ext, m) {
       "Tensor coverage) -> (Tensor d_gates, Tensor d_sum, Tensor d_query, Tensor d_energy, "
       "Tensor whole_context, Tensor d_out, Tensor d_keys, Tensor d_v, Tensor d_w_coverage, "
       "Tensor d_h_0, Tensor d_c_0, Tensor d_feed_0, Tensor d_coverage_0)");
+  m.def(
+      "prepack_decoder(Tensor[] weights, int cell, int num_layers, int source_features, "
+      "ScalarType? dtype=None) -> Tensor");
+  m.def(
+      "decoder_search(Tensor[] weights, Tensor packed, int turn, int checked, Tensor h_0, "
+      "Tensor? c_0, Tensor? gates, Tensor? pieces, Tensor? keys, Tensor? values, "
+      "Tensor? source_lengths, int cell, int num_layers, int source_features, int heads, "
+      "int residual, bool query_first, float scale, int num_beams, int num_return_sequences, "
+      "int max_new_tokens, int min_new_tokens, int pad_token_id, int bos_token_id, "
+      "int eos_token_id, float length_penalty, bool wu, int early_stopping, bool output_scores, "
+      "bool return_attention) "
+      "-> (Tensor sequences, Tensor lengths, Tensor scores, Tensor alignments)");
 }

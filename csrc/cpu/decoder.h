@@ -1,11 +1,62 @@
 // All steps of a decoder that attends while its cells run (csrc/decoder.h). As in recurrence.h, a
 // member of the team carries rows of its own through all steps and waits for nobody.
 
-// The matrices of a layer and the state that it carries.
+// The matrices that a step multiplies by, or their transposes, of which backward reads the rows.
+template <Cell cell, typename T>
+struct DecoderMatrices {
+  static constexpr bool kTwoPhases = cell == Cell::kGruResetBefore;
+  static constexpr int64_t G = num_gates(cell);
+
+  struct Layer {
+    PackedMatrix<T> w_in, w_hh, w_hn;
+  };
+  std::vector<Layer> layers;
+  PackedMatrix<T> w_query, w_out;
+
+  // Takes their memory.
+  DecoderMatrices(const Decoder<T>& d, Arena& arena, bool backward,
+                  WeightType type = WeightType::kFull) {
+    // For products with weights (N, K): of rows of K features forward, of N backward.
+    const auto matrix = [&](int64_t K, int64_t N) {
+      return backward ? PackedMatrix<T>(arena, N, K, type) : PackedMatrix<T>(arena, K, N, type);
+    };
+    for (int64_t l = 0; l < d.L; ++l) {
+      Layer layer;
+      if (l > 0 || d.feeds()) layer.w_in = matrix(l == 0 ? d.F : d.H, G * d.H);
+      layer.w_hh = matrix(d.H, (kTwoPhases ? 2 : G) * d.H);
+      if (kTwoPhases) layer.w_hn = matrix(d.H, d.H);
+      layers.push_back(layer);
+    }
+    if (d.projects()) w_query = matrix(d.H, d.A);
+    if (d.combines()) w_out = matrix(d.C + d.H, d.O);
+  }
+
+  // Calls with each, the weights that it holds, and how far apart their rows are.
+  template <typename Call>
+  void each(const Decoder<T>& d, const Call& call) {
+    for (int64_t l = 0; l < d.L; ++l) {
+      if (l > 0 || d.feeds()) call(layers[l].w_in, d.w_in[l], l == 0 ? d.ld_feed : d.H);
+      call(layers[l].w_hh, d.w_hh[l], d.H);
+      if (kTwoPhases) call(layers[l].w_hn, d.w_hh[l] + 2 * d.H * d.H, d.H);
+    }
+    if (d.projects()) call(w_query, d.w_query, d.H);
+    if (d.combines()) call(w_out, d.w_out, d.C + d.H);
+  }
+
+  // Scratch, in elements, for products of so many rows.
+  int64_t scratch_size(int64_t rows) const {
+    int64_t most = std::max(w_query.scratch_size(rows), w_out.scratch_size(rows));
+    for (const Layer& layer : layers)
+      for (const PackedMatrix<T>* matrix : {&layer.w_in, &layer.w_hh, &layer.w_hn})
+        most = std::max(most, matrix->scratch_size(rows));
+    return most;
+  }
+};
+
+// The state that a layer carries, or its gradient: (B, ld).
 template <typename T>
 struct DecoderLayer {
-  PackedMatrix<T> w_in, w_hh, w_hn;
-  T *h, *c;  // (B, ld) the state, or its gradient
+  T *h, *c;
 };
 
 // What forward and backward, whose matrices are the transposes, have alike.
@@ -18,38 +69,39 @@ class DecoderSteps {
   static constexpr int64_t G = num_gates(cell), kSlots = kept_slots(cell);
 
  protected:
-  DecoderSteps(const Decoder<T>& d, const Plan& plan, const Member* member, void* workspace)
+  // With the matrices that were packed before, or null: those of `d` are packed in the call.
+  DecoderSteps(const Decoder<T>& d, const Plan& plan, const Member* member, void* workspace,
+               const DecoderMatrices<cell, T>* packed)
       : d_(d),
         plan_(plan),
         member_(member),
         arena_(workspace),
         most_(panels_of(d.B, plan.threads)),
-        few_(d.B <= kFewTileRows) {
+        few_(d.B <= kFewTileRows),
+        matrices_(packed ? *packed : DecoderMatrices<cell, T>(d, arena_, backward)) {
     cells_.cell = cell;
     cells_.T_ = d.T_, cells_.B = d.B, cells_.H = d.H, cells_.P = d.H, cells_.N = d.T_ * d.B;
     cells_.length = d.length;
-    for (int64_t l = 0; l < d.L; ++l) {
-      DecoderLayer<T> layer;
-      layer.w_in = matrix(l == 0 ? d.F : d.H, G * d.H);
-      layer.w_hh = matrix(d.H, (kTwoPhases ? 2 : G) * d.H);
-      if (kTwoPhases) layer.w_hn = matrix(d.H, d.H);
-      layer.h = all_rows(d.H);
-      layer.c = kLstm ? all_rows(d.H) : nullptr;
-      layers_.push_back(layer);
-    }
-    if (d.projects()) w_query_ = matrix(d.H, d.A);
-    if (d.combines()) w_out_ = matrix(d.C + d.H, d.O);
+    for (int64_t l = 0; l < d.L; ++l)
+      layers_.push_back({all_rows(d.H), kLstm ? all_rows(d.H) : nullptr});
+    scratch_ = per_member(matrices_.scratch_size(most_));
   }
 
-  // This member's part of packing all of them.
+  // This member's part of packing all matrices.
   void pack_all() {
-    for (int64_t l = 0; l < d_.L; ++l) {
-      pack(layers_[l].w_in, d_.w_in[l]);
-      pack(layers_[l].w_hh, d_.w_hh[l]);
-      if (kTwoPhases) pack(layers_[l].w_hn, d_.w_hh[l] + 2 * d_.H * d_.H);
-    }
-    if (d_.projects()) pack(w_query_, d_.w_query);
-    if (d_.combines()) pack(w_out_, d_.w_out);
+    matrices_.each(d_, [&](PackedMatrix<T>& matrix, const T* w, int64_t ld) {
+      if (backward) return matrix.pack(w, *member_);
+      const auto share = member_->share(matrix.panels());
+      matrix.pack_transpose(w, share.begin, share.end, ld);
+    });
+  }
+
+  // c (rows of the step, ldc) = a times a matrix, or c plus that.
+  void multiply(const PackedMatrix<T>& by, const T* a, int64_t lda, T* c, int64_t ldc) const {
+    by.multiply(count_, few_, a, lda, c, ldc, scratch_);
+  }
+  void accumulate(const PackedMatrix<T>& by, const T* a, int64_t lda, T* c, int64_t ldc) const {
+    by.accumulate(count_, few_, a, lda, c, ldc, scratch_);
   }
 
   template <typename N = T>
@@ -98,39 +150,32 @@ class DecoderSteps {
   const Member* const member_;
   Arena arena_;
   const int64_t most_;  // rows of a member
-  const bool few_;
+  bool few_;
+  DecoderMatrices<cell, T> matrices_;
   Recurrence<T> cells_{};
   std::vector<DecoderLayer<T>> layers_;
-  PackedMatrix<T> w_query_, w_out_;
+  T* scratch_;
   RunningRow* rows_ = nullptr;
   int64_t count_ = 0;  // of the step
   Units units_;
-
- private:
-  // For products with weights (N, K): of rows of K features forward, of N backward.
-  PackedMatrix<T> matrix(int64_t K, int64_t N) {
-    return backward ? PackedMatrix<T>(arena_, N, K) : PackedMatrix<T>(arena_, K, N);
-  }
-  void pack(PackedMatrix<T>& matrix, const T* w) const {
-    if (backward) return matrix.pack(w, *member_);
-    const auto share = member_->share(matrix.panels());
-    matrix.pack_transpose(w, share.begin, share.end);
-  }
 };
 
 // ---- forward ------------------------------------------------------------------------------------
 
 template <Cell cell, typename T>
-class DecoderForwardSteps : DecoderSteps<cell, T, false> {
+class DecoderForwardSteps : protected DecoderSteps<cell, T, false> {
   using Base = DecoderSteps<cell, T, false>;
   using Base::G, Base::kSlots, Base::kLstm, Base::kTwoPhases;
-  using Base::member_, Base::arena_, Base::few_, Base::layers_, Base::rows_, Base::count_;
-  using Base::units_, Base::cells_, Base::most_, Base::w_query_, Base::w_out_;
+  using Base::arena_, Base::member_, Base::cells_, Base::units_, Base::most_, Base::matrices_;
   using Units = typename Base::Units;
 
+ protected:
+  using Base::few_, Base::layers_, Base::rows_, Base::count_;
+
  public:
-  DecoderForwardSteps(const Planned<DecoderForward<T>>& f, const Member* member, void* workspace)
-      : Base(f, f.plan, member, workspace), f_(f) {
+  DecoderForwardSteps(const Planned<DecoderForward<T>>& f, const Member* member, void* workspace,
+                      const DecoderMatrices<cell, T>* packed = nullptr)
+      : Base(f, f.plan, member, workspace, packed), f_(f) {
     feed_ = this->all_rows(f.F);
     top_ = this->all_rows(f.H);
     coverage_ = f.covers() ? this->all_rows(f.S) : nullptr;
@@ -151,18 +196,23 @@ class DecoderForwardSteps : DecoderSteps<cell, T, false> {
     begin();
     for (int64_t t = 0; t < f_.T_; ++t) {
       count_ = running_rows(cells_, *member_, t, rows_, [&](int64_t row) { clear(row); });
-      if (f_.query_first) attend_all();
-      for (int64_t l = 0; l < f_.L; ++l) step(l);
-      this->each([&](const RunningRow& r) {
-        const T* z = z_ + r.j * ld_h_;
-        std::copy_n(z, f_.H, top_ + r.at.b * ld_h_);
-        std::copy_n(z, f_.H, f_.z + r.at.row * f_.H);
-      });
-      if (f_.query_first) continue;
-      attend_all();
-      combine();
+      run_step();
     }
     end();
+  }
+
+ protected:
+  // All of a step, of the rows at hand.
+  void run_step() {
+    if (f_.attends() && f_.query_first) attend_all();
+    for (int64_t l = 0; l < f_.L; ++l) step(l);
+    this->each([&](const RunningRow& r) {
+      const T* z = z_ + r.j * ld_h_;
+      std::copy_n(z, f_.H, top_ + r.at.b * ld_h_);
+      if (f_.z != nullptr) std::copy_n(z, f_.H, f_.z + r.at.row * f_.H);
+    });
+    if (f_.attends() && !f_.query_first) attend_all();
+    combine();
   }
 
  private:
@@ -215,6 +265,7 @@ class DecoderForwardSteps : DecoderSteps<cell, T, false> {
   void step(int64_t l) {
     const int64_t H = f_.H, width = G * H;
     const DecoderLayer<T>& layer = layers_[l];
+    const auto& by = matrices_.layers[l];
     const Recurrence<T> cells = this->cells_of(l);
     const T* const bias = row_of(f_.bias, l, width);
     this->each([&](const RunningRow& r) {
@@ -231,10 +282,10 @@ class DecoderForwardSteps : DecoderSteps<cell, T, false> {
         add_rows(width, bias, static_cast<const T*>(nullptr), gates);
       }
     });
-    if (l == 0) {
-      layer.w_in.accumulate(count_, few_, own_feed_, ld_f_, gates_, ld_g_);
-    } else {
-      layer.w_in.accumulate(count_, few_, z_, ld_h_, gates_, ld_g_);
+    if (l > 0) {
+      this->accumulate(by.w_in, z_, ld_h_, gates_, ld_g_);
+    } else if (f_.feeds()) {
+      this->accumulate(by.w_in, own_feed_, ld_f_, gates_, ld_g_);
     }
     const auto row_at = [&](const RunningRow& r) {
       ForwardRow<Units> row{};
@@ -252,10 +303,10 @@ class DecoderForwardSteps : DecoderSteps<cell, T, false> {
       return row;
     };
     this->each([&](const RunningRow& r) { row_enter(units_, cells, r.at, row_at(r)); });
-    layer.w_hh.multiply(count_, few_, h_in_, ld_h_, sums_, ld_g_);
+    this->multiply(by.w_hh, h_in_, ld_h_, sums_, ld_g_);
     if constexpr (kTwoPhases) {
       this->each([&](const RunningRow& r) { row_reset(units_, cells, row_at(r)); });
-      layer.w_hn.multiply(count_, few_, inner_, ld_h_, candidate_, ld_h_);
+      this->multiply(by.w_hn, inner_, ld_h_, candidate_, ld_h_);
     }
     const bool adds = f_.residual > 0 && l >= f_.residual;
     this->each([&](const RunningRow& r) {
@@ -272,7 +323,7 @@ class DecoderForwardSteps : DecoderSteps<cell, T, false> {
       this->each(
           [&](const RunningRow& r) { std::copy_n(top_ + r.at.b * ld_h_, f_.H, z_ + r.j * ld_h_); });
     T* const query = f_.projects() ? query_ : z_;
-    if (f_.projects()) w_query_.multiply(count_, few_, z_, ld_h_, query_, ld_q);
+    if (f_.projects()) this->multiply(matrices_.w_query, z_, ld_h_, query_, ld_q);
     this->each([&](const RunningRow& r) {
       const int64_t row = r.at.row;
       const T* const own = query + r.j * ld_q;
@@ -284,7 +335,7 @@ class DecoderForwardSteps : DecoderSteps<cell, T, false> {
         std::copy_n(coverage, f_.S, f_.kept.coverage + row * f_.S);
       attend(this->attention_of(r, own, coverage), alignments, context);
       if (f_.covers()) add_rows(f_.S, static_cast<const T*>(coverage), alignments, coverage);
-      if (!f_.combines()) std::copy_n(context, f_.C, feed_ + r.at.b * ld_f_);
+      if (f_.feeds_context()) std::copy_n(context, f_.C, feed_ + r.at.b * ld_f_);
     });
   }
 
@@ -297,20 +348,23 @@ class DecoderForwardSteps : DecoderSteps<cell, T, false> {
       std::copy_n(z_ + r.j * ld_h_, f_.H, joined + f_.C);
       add_rows(f_.O, f_.b_out, static_cast<const T*>(nullptr), out_ + r.j * ld_o);
     });
-    w_out_.accumulate(count_, few_, joined_, ld, out_, ld_o);
+    this->accumulate(matrices_.w_out, joined_, ld, out_, ld_o);
     this->each([&](const RunningRow& r) {
-      T* const feed = feed_ + r.at.b * ld_f_;
+      T* const attentional = f_.attentional + r.at.row * f_.O;
       units_.units(f_.O, [&](int64_t u, int64_t left) {
-        units_.store(feed, u, left, tanh<T>(units_.load(out_ + r.j * ld_o, u, left)));
+        units_.store(attentional, u, left, tanh<T>(units_.load(out_ + r.j * ld_o, u, left)));
       });
-      std::copy_n(feed, f_.O, f_.attentional + r.at.row * f_.O);
+      if (!f_.feeds_context()) std::copy_n(attentional, f_.O, feed_ + r.at.b * ld_f_);
     });
   }
 
   const Planned<DecoderForward<T>>& f_;
-  T *feed_, *top_, *coverage_;                                       // of all sequences
-  T *gates_, *sums_, *h_in_, *z_, *own_feed_, *inner_, *candidate_;  // of the member's rows
+  T *h_in_, *own_feed_, *inner_, *candidate_;  // of the member's rows, as all below
   T *query_, *joined_, *out_;
+
+ protected:
+  T *feed_, *top_, *coverage_;  // of all sequences
+  T *gates_, *sums_, *z_;       // of the member's rows
   const int64_t ld_h_ = row_stride(f_.H), ld_f_ = row_stride(f_.F), ld_s_ = row_stride(f_.S);
   const int64_t ld_g_ = row_stride(G * f_.H);
 };
@@ -321,13 +375,13 @@ template <Cell cell, typename T>
 class DecoderBackwardSteps : DecoderSteps<cell, T, true> {
   using Base = DecoderSteps<cell, T, true>;
   using Base::G, Base::kSlots, Base::kLstm, Base::kTwoPhases;
-  using Base::member_, Base::arena_, Base::few_, Base::layers_, Base::rows_, Base::count_;
-  using Base::units_, Base::cells_, Base::most_, Base::w_query_, Base::w_out_;
+  using Base::member_, Base::arena_, Base::layers_, Base::rows_, Base::count_;
+  using Base::units_, Base::cells_, Base::most_, Base::matrices_;
   using Units = typename Base::Units;
 
  public:
   DecoderBackwardSteps(const Planned<DecoderBackward<T>>& f, const Member* member, void* workspace)
-      : Base(f, f.plan, member, workspace), f_(f) {
+      : Base(f, f.plan, member, workspace, nullptr), f_(f) {
     d_feed_ = this->all_rows(f.F);
     d_top_ = this->all_rows(f.H);
     d_coverage_ = f.covers() ? this->all_rows(f.S) : nullptr;
@@ -428,7 +482,7 @@ class DecoderBackwardSteps : DecoderSteps<cell, T, true> {
       });
       std::fill_n(d_feed, f_.F, T(0));
     });
-    w_out_.multiply(count_, few_, d_out_, ld_o, d_joined_, ld);
+    this->multiply(matrices_.w_out, d_out_, ld_o, d_joined_, ld);
     this->each([&](const RunningRow& r) {
       T* const d_z = d_z_ + r.j * ld_h_;
       add_rows(f_.H, static_cast<const T*>(d_joined_ + r.j * ld + f_.C), d_z, d_z);
@@ -464,7 +518,7 @@ class DecoderBackwardSteps : DecoderSteps<cell, T, true> {
                       f_.alignments + row * f_.heads * f_.S, g);
       if (f_.projects()) std::copy_n(query, f_.A, d_query_ + r.j * ld_q);
     });
-    if (f_.projects()) w_query_.multiply(count_, few_, d_query_, ld_q, work_, ld_h_);
+    if (f_.projects()) this->multiply(matrices_.w_query, d_query_, ld_q, work_, ld_h_);
     this->each([&](const RunningRow& r) {
       T* const to = f_.query_first ? d_top_ + r.at.b * ld_h_ : d_z_ + r.j * ld_h_;
       const T* const from = f_.projects() ? work_ + r.j * ld_h_ : f_.d_query + r.at.row * f_.A;
@@ -476,6 +530,7 @@ class DecoderBackwardSteps : DecoderSteps<cell, T, true> {
   void unstep(int64_t l) {
     const int64_t H = f_.H, width = G * H;
     const DecoderLayer<T>& layer = layers_[l];
+    const auto& by = matrices_.layers[l];
     const Recurrence<T> cells = this->cells_of(l);
     T* const d_sum = f_.d_sum != nullptr ? f_.d_sum : f_.d_gates;
     const auto row_at = [&](const RunningRow& r) {
@@ -503,15 +558,15 @@ class DecoderBackwardSteps : DecoderSteps<cell, T, true> {
     });
     if constexpr (kTwoPhases) {
       gather(d_sum, 2 * H, H);
-      layer.w_hn.multiply(count_, few_, d_gates_, ld_g_, d_reset_, ld_h_);
+      this->multiply(by.w_hn, d_gates_, ld_g_, d_reset_, ld_h_);
       this->each([&](const RunningRow& r) { row_reset_backward(units_, cells, row_at(r)); });
     }
     gather(d_sum, 0, kTwoPhases ? 2 * H : width);
-    layer.w_hh.multiply(count_, few_, d_gates_, ld_g_, d_h_in_, ld_h_);
+    this->multiply(by.w_hh, d_gates_, ld_g_, d_h_in_, ld_h_);
     this->each([&](const RunningRow& r) { row_enter_backward(units_, cells, r.at, row_at(r)); });
     gather(f_.d_gates, 0, width);
     const int64_t ld = row_stride(H > f_.F ? H : f_.F);
-    layer.w_in.multiply(count_, few_, d_gates_, ld_g_, d_below_, ld);
+    this->multiply(by.w_in, d_gates_, ld_g_, d_below_, ld);
     const bool adds = f_.residual > 0 && l >= f_.residual;
     this->each([&](const RunningRow& r) {
       const T* const d_below = d_below_ + r.j * ld;

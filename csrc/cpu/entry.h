@@ -149,6 +149,33 @@ static void decoder(const Planned<Call>& f, const Member& member, void* workspac
 }
 
 template <typename T>
+static size_t decoder_size(const DecoderWeights<T>& w, WeightType type) {
+  return with_cell<T>(w.cell, [&](auto cell) { return packed_decoder_size<cell.value>(w, type); });
+}
+
+template <typename T>
+static void pack_decoder(const DecoderWeights<T>& w, WeightType type, void* packed) {
+  with_cell<T>(w.cell, [&](auto cell) { pack_decoder<cell.value>(w, type, packed); });
+}
+
+template <typename T>
+static size_t run_search(const PlannedSearch<T>& f, const Member* member, void* memory) {
+  return with_cell<T>(f.w.cell, [&](auto cell) {
+    return search<cell.value>(f, member, static_cast<char*>(memory));
+  });
+}
+
+template <typename T>
+static size_t search_workspace(const PlannedSearch<T>& f) {
+  return run_search(f, nullptr, nullptr);
+}
+
+template <typename T>
+static void search(const PlannedSearch<T>& f, const Member& member, void* workspace) {
+  run_search(f, &member, workspace);
+}
+
+template <typename T>
 static void map(int function, int64_t n, const T* x, T* y) {
   for (int64_t i = 0; i < n; i += kLanes<T>) {
     const Vec<T> v = load_first(x + i, n - i);
@@ -202,6 +229,14 @@ static constexpr Kernels kTable{ISA_NAME,
                                 &decoder<DecoderForward<double>>,
                                 &decoder<DecoderBackward<float>>,
                                 &decoder<DecoderBackward<double>>,
+                                &decoder_size<float>,
+                                &decoder_size<double>,
+                                &pack_decoder<float>,
+                                &pack_decoder<double>,
+                                &search_workspace<float>,
+                                &search_workspace<double>,
+                                &search<float>,
+                                &search<double>,
                                 &map<float>,
                                 &map<double>,
                                 &multiply_add,

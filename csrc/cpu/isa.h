@@ -36,9 +36,11 @@ namespace ISA {
 #include "attention.h"
 // needs attention.h
 #include "decoder.h"
+// needs decoder.h
+#include "search.h"
 // needs vec.h
 #include "limits_loops.h"
-// needs forward.h, backward.h, recurrence.h, decoder.h and limits_loops.h
+// needs forward.h, backward.h, recurrence.h, decoder.h, search.h and limits_loops.h
 #include "entry.h"
 
 #undef ISA_INLINE

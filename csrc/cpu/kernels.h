@@ -16,6 +16,7 @@
 #include "../cells.h"
 #include "../decoder.h"
 #include "../recurrence.h"
+#include "../search.h"
 #include "team.h"
 
 namespace seq2seq_ext {
@@ -97,6 +98,13 @@ struct Planned : Call {
   PackedBlock packed_hh;  // with reset before, its first 2H rows
   PackedBlock packed_hn;  // with reset before, the other H
   PackedBlock packed_hr;
+};
+
+// A search with weights that are packed, and how its sources are laid on threads.
+template <typename T>
+struct PlannedSearch : Search<T> {
+  Plan plan;
+  PackedBlock packed;
 };
 
 // y = x W^T + bias.
@@ -181,6 +189,15 @@ struct Kernels {
   void (*decoder_forward_f64)(const Planned<DecoderForward<double>>&, const Member&, void*);
   void (*decoder_backward_f32)(const Planned<DecoderBackward<float>>&, const Member&, void*);
   void (*decoder_backward_f64)(const Planned<DecoderBackward<double>>&, const Member&, void*);
+  // As packed_size and pack.
+  size_t (*packed_decoder_size_f32)(const DecoderWeights<float>&, WeightType);
+  size_t (*packed_decoder_size_f64)(const DecoderWeights<double>&, WeightType);
+  void (*pack_decoder_f32)(const DecoderWeights<float>&, WeightType, void* packed);
+  void (*pack_decoder_f64)(const DecoderWeights<double>&, WeightType, void* packed);
+  size_t (*search_workspace_f32)(const PlannedSearch<float>&);
+  size_t (*search_workspace_f64)(const PlannedSearch<double>&);
+  void (*search_f32)(const PlannedSearch<float>&, const Member&, void* workspace);
+  void (*search_f64)(const PlannedSearch<double>&, const Member&, void* workspace);
   // y = f(x) over n values, for the tests of the vector mathematics: 0 exp, 1 tanh, 2 sigmoid.
   void (*map_f32)(int function, int64_t n, const float* x, float* y);
   void (*map_f64)(int function, int64_t n, const double* x, double* y);

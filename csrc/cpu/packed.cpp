@@ -15,18 +15,18 @@ namespace seq2seq_ext {
 namespace {
 
 // Sizes and kinds of the weights of a block; no two kinds of blocks have the same.
-using Sizes = std::array<int64_t, 8>;
+using Sizes = std::array<int64_t, 16>;
 
 // What a block was made of. Compared byte by byte, so there is no padding in it.
 struct Header {
-  char made_by[16] = "seq2seq_ext 2";  // count up when the layout changes
+  char made_by[16] = "seq2seq_ext 3";  // count up when the layout changes
   char isa[16] = {};
   int64_t type, dtype;
   Sizes sizes;
   int64_t bytes;   // of the whole tensor
   int64_t memory;  // offset of the kernels' part
 };
-static_assert(sizeof(Header) == 32 + 12 * 8);
+static_assert(sizeof(Header) == 32 + 20 * 8);
 
 // Behind the header: the weights' addresses, then the hashes of each, then the kernels' part.
 struct Parts {
@@ -115,6 +115,28 @@ struct MatrixSource {
  private:
   static const void* at(const View& w, int64_t row) {
     return static_cast<const char*>(w.data()) + row * w.stride[0] * element_size(w.dtype);
+  }
+};
+
+struct DecoderSource {
+  const SearchWeights& w;
+
+  int32_t dtype() const { return w.dtype; }
+  Sizes sizes() const {
+    const int64_t kinds = w.has("w_query") + 2 * w.has("v") + 4 * w.has("gain") +
+                          8 * w.has("w_coverage") + 16 * w.has("w_context");
+    return {-2,  static_cast<int64_t>(w.cell), w.L, w.H, w.V, w.E, w.X, w.F, w.A, w.C, w.O, w.U,
+            w.R, kinds};
+  }
+  int64_t count() const { return static_cast<int64_t>(w.weights.size()); }
+  const void* given(int64_t i) const { return w.array(i); }
+  const void* array(int64_t i) const { return w.array(i); }
+  size_t bytes(int64_t i) const { return w.bytes(i); }
+  std::string name(int64_t i) const { return w.name(i); }
+  int64_t memory_size(const Kernels& kernels, WeightType type) const {
+    return static_cast<int64_t>(w.in_float()
+                                    ? kernels.packed_decoder_size_f32(w.view<float>(), type)
+                                    : kernels.packed_decoder_size_f64(w.view<double>(), type));
   }
 };
 
@@ -240,6 +262,21 @@ Handle pack(Common& common, const MatrixRows& rows, WeightType type) {
 PackedBlock packed_block(Common& common, const MatrixRows& rows, const View& packed, int64_t before,
                          int64_t steps) {
   return check_block(MatrixSource(common, rows), packed, before, steps);
+}
+
+Handle pack(const SearchWeights& weights, WeightType type) {
+  return make_block(DecoderSource{weights}, type, [&](const Kernels& kernels, void* memory) {
+    if (weights.in_float()) {
+      kernels.pack_decoder_f32(weights.view<float>(), type, memory);
+    } else {
+      kernels.pack_decoder_f64(weights.view<double>(), type, memory);
+    }
+  });
+}
+
+PackedBlock packed_block(const SearchWeights& weights, const View& packed, int64_t before,
+                         int64_t steps) {
+  return check_block(DecoderSource{weights}, packed, before, steps);
 }
 
 }  // namespace seq2seq_ext

@@ -11,6 +11,7 @@
 #include "../glue/tensors.h"
 #include "compact.h"
 #include "kernels.h"
+#include "search_weights.h"
 
 namespace seq2seq_ext {
 
@@ -36,6 +37,11 @@ struct MatrixRows {
 // The same of a single matrix. What a copy of it takes lives as long as `common`.
 Handle pack(Common& common, const MatrixRows& rows, WeightType type);
 PackedBlock packed_block(Common& common, const MatrixRows& rows, const View& packed, int64_t before,
+                         int64_t steps);
+
+// The same of a decoder, for the search.
+Handle pack(const SearchWeights& weights, WeightType type);
+PackedBlock packed_block(const SearchWeights& weights, const View& packed, int64_t before,
                          int64_t steps);
 
 }  // namespace seq2seq_ext

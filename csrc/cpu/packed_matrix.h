@@ -31,21 +31,23 @@ class PackedMatrix {
   // Columns that a row of a product is written to.
   int64_t width() const { return round_up(panels_.width, W); }
 
-  // From its transpose w (N, K), as torch keeps weights; panels [begin, end).
-  void pack_transpose(const T* w, int64_t begin, int64_t end) {
+  // From its transpose w (N, K), as torch keeps weights, rows `ld` apart; panels [begin, end).
+  void pack_transpose(const T* w, int64_t begin, int64_t end, int64_t ld) {
     with_type<T>(type_, [&](auto storage) {
       using S = decltype(storage);
       for (int64_t q = begin; q < end; ++q) {
         const int64_t vectors = panels_.vectors_of(q), first = q * panels_.columns();
         for (int64_t v = 0; v < vectors; ++v) {
           const int64_t column = first + v * W;
-          pack_strip<T, S>(std::min(W, panels_.width - column), w + column * K_, K_, K_,
+          pack_strip<T, S>(std::min(W, panels_.width - column), w + column * ld, ld, K_,
                            panel<S>(q) + v * W, vectors * W,
                            kScaled<S> ? scale_ + column : nullptr);
         }
       }
     });
   }
+
+  void pack_transpose(const T* w, int64_t begin, int64_t end) { pack_transpose(w, begin, end, K_); }
 
   // From w (K, N) itself, as it is.
   void pack(const T* w, const Member& member) {
@@ -92,8 +94,9 @@ class PackedMatrix {
     multiply(rows, few, a, lda, c, ldc, scratch, {0, panels()}, turned);
   }
   // c += a times this.
-  void accumulate(int64_t rows, bool few, const T* a, int64_t lda, T* c, int64_t ldc) const {
-    multiply(rows, few, a, lda, c, ldc, nullptr, {0, panels()}, false, c, ldc);
+  void accumulate(int64_t rows, bool few, const T* a, int64_t lda, T* c, int64_t ldc,
+                  T* scratch = nullptr) const {
+    multiply(rows, few, a, lda, c, ldc, scratch, {0, panels()}, false, c, ldc);
   }
 
  private:

@@ -47,6 +47,7 @@ struct DecoderArguments : Common {
     call.length = integers(lengths), call.source = integers(source_lengths);
     call.memory = integers(memory);
     call.x = at(x), call.bias = at(bias), call.b_hn = at(b_hn);
+    call.ld_feed = F;
     call.w_in = reinterpret_cast<const N* const*>(w_in.data());
     call.w_hh = reinterpret_cast<const N* const*>(w_hh.data());
     call.h_0 = at(h_0), call.c_0 = at(c_0), call.feed_0 = at(feed_0);

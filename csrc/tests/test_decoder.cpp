@@ -62,7 +62,7 @@ class Arrays {
       w_in_.push_back(given(width * (l == 0 ? c.F() : c.H)));
       w_hh_.push_back(given(width * c.H));
     }
-    call_.w_in = w_in_.data(), call_.w_hh = w_hh_.data();
+    call_.w_in = w_in_.data(), call_.w_hh = w_hh_.data(), call_.ld_feed = c.F();
     call_.bias = given(c.L * width);
     if (gru) call_.b_hn = given(c.L * c.H);
     call_.h_0 = given(c.L * c.B * c.H);

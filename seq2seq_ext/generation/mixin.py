@@ -43,6 +43,13 @@ class GenerationMixin(Generic[StateT]):
         """One step: int64 ``(N,)`` -> logits ``(N, V)``, a fresh tensor, and the new state."""
         raise NotImplementedError
 
+    def search(self, state: StateT, options: GenerationOptions) -> GenerationOutput | None:
+        """What a search of the model's own finds from `state` on.
+
+        Must be what the searches of this package find by `step`. None, as here, leaves it to them.
+        """
+        return None
+
     @overload
     def generate(
         self,
@@ -124,6 +131,9 @@ class GenerationMixin(Generic[StateT]):
         }
         state = self.start(source, source_lengths)
         batch_size = source.size(0)
+        output = None if decoder_input_ids is not None else self.search(state, options)
+        if output is not None:
+            return output if return_dict_in_generate else output.sequences
         if options.num_beams > 1:
             if options.coverage_penalty:
                 arguments["source_lengths"] = _real_positions(

@@ -67,6 +67,8 @@ class Attention(nn.Module):
         self.query = None
         if additive or self.kind == "multi_head":
             self.query = nn.Linear(hidden, size, bias=False)
+        # Of products of queries and keys.
+        self.scale = math.sqrt(self.heads / size) if self.kind == "multi_head" else 1.0
         self.value = nn.Linear(memory, size, bias=False) if self.kind == "multi_head" else None
         bound = 1 / math.sqrt(size)
 
@@ -98,16 +100,12 @@ class Attention(nn.Module):
         v = self.v
         if v is not None and self.gain is not None:
             v = self.gain * v / v.norm()
-        scale = 1.0
-        if self.kind == "multi_head":
-            assert self.query is not None
-            scale = math.sqrt(self.heads / self.query.out_features)
         return {
             "w_query": None if self.query is None else self.query.weight,
             "v": v,
             "w_coverage": self.coverage,
             "heads": self.heads,
-            "scale": scale,
+            "scale": self.scale,
         }
 
     def forward(

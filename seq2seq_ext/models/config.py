@@ -521,6 +521,12 @@ class Seq2SeqConfig:
         return self.feeds_back and not special
 
     @property
+    def search_is_fused(self) -> bool:
+        """Whether ``csrc/search.h`` knows all that a step of the decoder does."""
+        known_attention = self.attention != "local_p" and self.attention_query != "first_layer"
+        return known_attention and self.attentional_nonlinearity == "tanh" and not self.copy
+
+    @property
     def feed_size(self) -> int:
         """Features of what attention gives the next step's, or this step's, cells; 0: nothing."""
         if not self.feeds_back:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seq2seq_ext.generation import GenerationMixin
+from seq2seq_ext.generation import GenerationMixin, GenerationOptions, GenerationOutput
 from seq2seq_ext.models.bridge import Bridge
 from seq2seq_ext.models.config import Seq2SeqConfig
 from seq2seq_ext.models.decoder import Decoder
 from seq2seq_ext.models.encoder import Encoder, EncoderOutput
+from seq2seq_ext.models.search import search
 from seq2seq_ext.models.state import (
     DecoderState,
     Memory,
@@ -176,6 +177,12 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
         missing = memory.keys.size(1) - tokens.size(1)
         tokens = functional.pad(tokens, (0, missing), value=self.config.pad_token_id)
         return memory._replace(tokens=tokens, extended_size=size)
+
+    def search(self, state: DecoderState, options: GenerationOptions) -> GenerationOutput | None:
+        """All steps in one call, where that can be; see `seq2seq_ext.models.search`."""
+        if type(self).step is not Seq2Seq.step:
+            return None
+        return search(self.decoder, state, options)
 
     def _sample_schedule(self, inputs: Tensor, state: DecoderState, ratio: float) -> Tensor:
         """Logits (B, U, V), each input token the target's with probability `ratio`."""
