@@ -87,8 +87,9 @@ losses = lesson.train(model, steps=options.steps)
 # %% [markdown]
 # ## What that changes
 #
-# It learns faster and makes fewer mistakes in strings of medium length. The longest still fail: the
-# context has the size that it had, and that is the bottleneck.
+# A little: it learns faster at first, and is right somewhat more often, 69.9 % against 67.5 % in
+# the run shown here. Long strings still fail: the context has the size that it had, and that is
+# the bottleneck.
 
 # %%
 buckets = lesson.accuracy_by_length(model.write)

@@ -125,7 +125,9 @@ lesson.figures(["initial state", "context at every step", "attention"], "3")
 # %% [markdown]
 # ## The same model from the toolkit, and where it looks
 #
-# The alignments of the letters written, one row each: the decoder walks along the source.
+# The alignments of the letters written, one row each, in the longest of twenty strings that came
+# out right: the decoder walks along the source, and nobody told it to. The one that is wrong lacks
+# a stretch that comes twice in a row, *djdj*: to a query both look alike.
 
 # %%
 config = s2s.Seq2SeqConfig(
@@ -163,8 +165,15 @@ found = toolkit.generate(
     return_attention=True,
     return_dict_in_generate=True,
 )
-row = int(lengths.argmax())
-read = lesson.text(source[row, : lengths[row]].tolist())
-written = [*lesson.text(found.sequences[row].tolist()), "</s>"]
-print(read, "->", "".join(written))
+pairs = [
+    (lesson.text(letters[:length]), lesson.text(ids), row)
+    for row, (letters, length, ids) in enumerate(
+        zip(source.tolist(), lengths.tolist(), found.sequences.tolist(), strict=True)
+    )
+]
+for read, written, _ in pairs:
+    print(f"{read} -> {written}{'' if read == written else '   (wrong)'}")
+right = [pair for pair in pairs if pair[0] == pair[1]] or pairs
+read, written, row = max(right, key=lambda pair: len(pair[0]))
+written = [*written, "</s>"][: int(found.lengths[row])]
 lesson.show(attention_as_png(list(read), written, found.alignments[row]), "3_alignments")
