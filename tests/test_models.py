@@ -156,6 +156,14 @@ CONFIGS = {
         "coverage": True,
         "reverse_source": True,
     },
+    "source_eos": {"source_eos": True, "cell": "lstm"},
+    "source_eos_copy": {
+        "source_eos": True,
+        "copy": True,
+        "source_vocab_size": 9,
+        "attention": "general",
+        "input_feeding": True,
+    },
     "copy_first_layer": {
         "copy": True,
         "source_vocab_size": 9,
@@ -222,6 +230,8 @@ def encode_one(encoder, tokens):
     if config.reverse_source:
         tokens = tokens[::-1]
     tokens = [token if token < config.source_vocab_size else UNK for token in tokens]
+    if config.source_eos:
+        tokens = [*tokens, EOS]
     sequence = [encoder.embedding.weight[token] for token in tokens]
     h_n, c_n = [], []
     both = config.bidirectional_layers or config.encoder_num_layers
@@ -378,6 +388,7 @@ def decode_one(model, encoded, inputs, source=(), size=None):
             )
             written, smallest = scores.softmax(-1), torch.finfo(scores.dtype).tiny
             scores = []
+            source = [*source, EOS][: len(alignments)]
             for word in range(size):
                 copied = sum(
                     a for a, token in zip(alignments, source, strict=True) if token == word

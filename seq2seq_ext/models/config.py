@@ -53,6 +53,8 @@ class Seq2SeqConfig:
         reverse_source: whether the encoder reads the source from its last token to its first,
             which brings the first source and first target tokens close (Sutskever et al. 2014,
             arXiv 1409.3215, section 3.3).
+        source_eos: whether the model puts ``</s>`` behind every source before it reads it; callers
+            give sources without.
         nonlinearity: ``"tanh"`` or ``"relu"``; read where ``cell="rnn"``.
         reset_after: where the GRU's reset gate acts: after the recurrent product (True, the order
             of cuDNN and `torch.nn.GRU`) or on the state before it (False, Cho et al. 2014).
@@ -128,6 +130,7 @@ class Seq2SeqConfig:
     bidirectional_layers: int | None = None
     residual: int = 0
     reverse_source: bool = False
+    source_eos: bool = False
     nonlinearity: str = "tanh"
     reset_after: bool = True
     dropout: float = 0.0
@@ -179,6 +182,7 @@ class Seq2SeqConfig:
         for name in (
             "bidirectional",
             "reverse_source",
+            "source_eos",
             "reset_after",
             "context_every_step",
             "input_feeding",

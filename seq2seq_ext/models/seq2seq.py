@@ -147,10 +147,12 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
 
     def start(self, source: Tensor, source_lengths: Tensor | None = None) -> DecoderState:
         """Read the source: the decoder's state before its first token."""
+        size = self.config.source_vocab_size
+        check_tokens("source", source, size + (source.size(-1) if self.config.copy else 0))
+        if self.config.source_eos:
+            source, source_lengths = self._with_eos(source, source_lengths)
         known = source
         if self.config.copy:
-            size = self.config.source_vocab_size
-            check_tokens("source", source, size + source.size(-1))
             known = source.masked_fill(source >= size, self.config.unk_token_id)
         encoded: EncoderOutput = self.encoder(known, source_lengths)
         state: DecoderState = self.bridge(encoded)
@@ -165,6 +167,14 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """One decoder step: int64 ``(B,)`` -> logits ``(B, target_vocab_size)`` and new state."""
         return self.decoder.step(tokens, state)
+
+    def _with_eos(self, source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Sources (B, T + 1) with ``</s>`` behind each, and their lengths."""
+        config = self.config
+        lengths = resolve_lengths("source_lengths", lengths, source, config.pad_token_id)
+        longer = functional.pad(source, (0, 1), value=config.pad_token_id)
+        ends = lengths[:, None].to(source.device)
+        return longer.scatter(1, ends, config.eos_token_id), lengths + 1
 
     def _with_tokens(self, memory: Memory, source: Tensor, lengths: Tensor) -> Memory:
         """The memory with what can be copied from it."""

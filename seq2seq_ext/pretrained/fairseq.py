@@ -76,6 +76,7 @@ def load_fairseq(
     config = Seq2SeqConfig(
         source_vocab_size=len(source),
         target_vocab_size=len(target),
+        source_eos=True,
         cell="lstm",
         source_embedding_size=source_features,
         target_embedding_size=target_features,
@@ -153,7 +154,6 @@ def load_fairseq(
         model=filled(config, tensors),
         source_vocabulary=source,
         target_vocabulary=target,
-        source_ends_with_eos=True,
         options=GenerationOptions(num_beams=5, max_new_tokens=200),
     )
 

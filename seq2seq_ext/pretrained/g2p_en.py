@@ -68,6 +68,7 @@ def load_g2p_en(path: str | os.PathLike[str] | None = None) -> PretrainedModel:
     config = Seq2SeqConfig(
         source_vocab_size=len(source_vocabulary),
         target_vocab_size=len(target_vocabulary),
+        source_eos=True,
         cell="gru",
         source_embedding_size=source_size,
         target_embedding_size=target_size,
@@ -95,7 +96,6 @@ def load_g2p_en(path: str | os.PathLike[str] | None = None) -> PretrainedModel:
         model=filled(config, tensors),
         source_vocabulary=source_vocabulary,
         target_vocabulary=target_vocabulary,
-        source_ends_with_eos=True,
         options=GenerationOptions(max_new_tokens=20),
     )
 

@@ -22,27 +22,22 @@ class PretrainedModel:
         model: in evaluation mode; its ids are those of the vocabularies here.
         source_vocabulary: what the encoder reads.
         target_vocabulary: what the decoder writes.
-        source_ends_with_eos: whether the model was trained on sources that end with ``</s>``.
         options: how the other package searches by default.
     """
 
     model: Seq2Seq
     source_vocabulary: TokenVocabulary
     target_vocabulary: TokenVocabulary
-    source_ends_with_eos: bool
     options: GenerationOptions
 
     def encode(self, sources: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
-        """Sources as the model reads them: int64 ids ``(B, T)`` and lengths ``(B,)``.
+        """Sources as the model takes them: int64 ids ``(B, T)`` and lengths ``(B,)``.
 
         Args:
             sources: B sequences of tokens; a text stands for its characters.
         """
         ids = [
-            torch.tensor(
-                self.source_vocabulary.encode(source, add_eos=self.source_ends_with_eos),
-                dtype=torch.int64,
-            )
+            torch.tensor(self.source_vocabulary.encode(source), dtype=torch.int64)
             for source in sources
         ]
         lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)

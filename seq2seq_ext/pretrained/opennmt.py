@@ -189,7 +189,6 @@ def load_opennmt(path: str | os.PathLike[str]) -> PretrainedModel:
         model=filled(config, tensors),
         source_vocabulary=source,
         target_vocabulary=target,
-        source_ends_with_eos=False,
         options=GenerationOptions(num_beams=5, length_penalty=0.0, max_new_tokens=250),
     )
 
