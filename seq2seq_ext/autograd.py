@@ -266,5 +266,12 @@ def _view(tensor: Tensor | None) -> Tensor | None:
 # Kept alive: torch unregisters what a library holds when the library goes.
 _library = torch.library.Library("seq2seq_ext", "IMPL")  # type: ignore[no-untyped-call]
 _library.impl("rnn", _rnn_autograd, "Autograd")  # type: ignore[no-untyped-call]
-for _name in ("prepack", "prepack_matrix", "linear", "rnn_backward", "prepack_decoder", "decoder_search"):
+for _name in (
+    "prepack",
+    "prepack_matrix",
+    "linear",
+    "rnn_backward",
+    "prepack_decoder",
+    "decoder_search",
+):
     _library.impl(_name, torch.library.fallthrough_kernel, "Autograd")  # type: ignore[no-untyped-call]

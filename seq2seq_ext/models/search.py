@@ -68,6 +68,7 @@ def _is_plain(decoder: Decoder, state: DecoderState, options: GenerationOptions)
     weight = decoder.embedding.weight
     return (
         type(decoder) is Decoder
+        and decoder.config.search_is_fused
         and not weight.is_cuda
         and weight.dtype in (torch.float32, torch.float64)
         and weight.device.type == state.h.device.type == "cpu"
@@ -122,7 +123,7 @@ def _weights(decoder: Decoder) -> DecoderWeights:
         head,
         _source_features(config),
         heads,
-        0,
+        stack.residual,
         config.attention_query == "previous",
         scale,
     )

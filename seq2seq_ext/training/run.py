@@ -179,8 +179,11 @@ def save_run(folder: str | os.PathLike[str], run: Run) -> None:
         "model": run.model.config.to_dict(),
         "settings": dict(run.settings),
     }
+    tied = run.model.tied_weights
     weights = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in run.model.state_dict().items()
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in run.model.state_dict().items()
+        if name not in tied  # a file holds each tensor once
     }
     fingerprint = _fingerprint(run.model.config, run.source_vocabulary, run.target_vocabulary)
     content: bytes = safetensors.save(weights, {"fingerprint": fingerprint})
@@ -250,6 +253,8 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
             f"{_SOURCE} and {_TARGET}; train again"
         )
     model = Seq2Seq(config)
+    for name, kept in model.tied_weights.items():
+        weights[name] = weights[kept]
     model.load_state_dict(weights)
     return Run(
         model.eval(),
