@@ -99,7 +99,8 @@ def main() -> None:
     peak = measure_limits(options.threads).peak
     print(
         f"{machine['processor']}, {machine['instruction set']}, {options.threads} threads, torch "
-        f"{torch.__version__}, float32, {peak / 1e9:.0f} GFLOP/s. Best / median of {options.repeats} turns, in ms.\n"
+        f"{torch.__version__}, float32, {peak / 1e9:.0f} GFLOP/s. Best / median of "
+        f"{options.repeats} turns, in ms.\n"
     )
     print("| attention | sequences | units | source | steps | loop | ours | ratio | at the limit |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")

@@ -14,7 +14,7 @@ from torch import nn
 from seq2seq_ext.models import Bridge, Decoder, DecoderState, Encoder, Seq2Seq, Seq2SeqConfig
 from seq2seq_ext.models.state import reverse_rows
 
-PAD, BOS, EOS = 0, 2, 3
+PAD, UNK, BOS, EOS = range(4)
 SMALL = {
     "source_vocab_size": 11,
     "target_vocab_size": 9,
@@ -67,6 +67,111 @@ CONFIGS = {
         "maxout_size": 3,
         "coverage": True,
         "reverse_source": True,
+    },
+    "tied": {"tie_embeddings": "decoder", "decoder_hidden_size": 6, "attention": "additive"},
+    "tied_all": {
+        "tie_embeddings": "all",
+        "source_vocab_size": 11,
+        "target_vocab_size": 11,
+        "source_embedding_size": 6,
+        "output_rank": 6,
+    },
+    "residual": {"residual": 1, "encoder_num_layers": 3, "decoder_num_layers": 2},
+    "residual_feeding": {
+        "residual": 1,
+        "cell": "lstm",
+        "bidirectional": True,
+        "encoder_num_layers": 2,
+        "decoder_num_layers": 3,
+        "attention": "general",
+        "input_feeding": True,
+    },
+    "bidirectional_below": {
+        "bidirectional": True,
+        "bidirectional_layers": 2,
+        "encoder_num_layers": 4,
+        "residual": 1,
+        "attention": "general",
+    },
+    "relu_bridge": {"cell": "lstm", "bridge": "dense", "bridge_nonlinearity": "relu"},
+    "linear_bridge": {"bridge": "dense", "bridge_nonlinearity": "none", "bidirectional": True},
+    "zeros": {"bridge": "zeros", "attention": "dot", "decoder_hidden_size": 7},
+    "first_layer_gru": {
+        "attention": "multi_head",
+        "attention_heads": 2,
+        "attention_query": "first_layer",
+        "decoder_num_layers": 2,
+        "output": "maxout",
+        "context_every_step": True,
+    },
+    "gnmt": {
+        "cell": "lstm",
+        "bidirectional": True,
+        "bidirectional_layers": 1,
+        "encoder_num_layers": 4,
+        "decoder_num_layers": 4,
+        "residual": 2,
+        "bridge": "zeros",
+        "attention": "normalized_additive",
+        "attention_query": "first_layer",
+    },
+    "local_p": {"attention": "local_p", "attention_window": 2},
+    "local_p_feeding": {
+        "attention": "local_p",
+        "attention_window": 1,
+        "input_feeding": True,
+        "cell": "lstm",
+        "decoder_num_layers": 3,
+        "residual": 1,
+        "bidirectional": True,
+    },
+    "local_p_previous": {
+        "attention": "local_p",
+        "attention_query": "previous",
+        "output": "maxout",
+        "reset_after": False,
+        "reverse_source": True,
+    },
+    "linear_attentional": {
+        "attention": "normalized_additive",
+        "attentional_nonlinearity": "none",
+        "input_feeding": True,
+        "coverage": True,
+    },
+    "linear_attentional_previous": {
+        "attention": "multi_head",
+        "attention_heads": 2,
+        "attentional_nonlinearity": "none",
+        "attention_query": "previous",
+        "cell": "lstm",
+        "context_every_step": True,
+    },
+    # Ids 9 and 10 of the source are then unknown tokens.
+    "copy": {"copy": True, "source_vocab_size": 9, "attention": "general"},
+    "copy_feeding": {
+        "copy": True,
+        "source_vocab_size": 9,
+        "attention": "additive",
+        "input_feeding": True,
+        "coverage": True,
+        "reverse_source": True,
+    },
+    "source_eos": {"source_eos": True, "cell": "lstm"},
+    "source_eos_copy": {
+        "source_eos": True,
+        "copy": True,
+        "source_vocab_size": 9,
+        "attention": "general",
+        "input_feeding": True,
+    },
+    "copy_first_layer": {
+        "copy": True,
+        "source_vocab_size": 9,
+        "attention": "multi_head",
+        "attention_heads": 2,
+        "attention_query": "first_layer",
+        "decoder_num_layers": 2,
+        "output": "maxout",
     },
     "cho2014": {
         "reset_after": False,
@@ -124,23 +229,32 @@ def encode_one(encoder, tokens):
     config = encoder.config
     if config.reverse_source:
         tokens = tokens[::-1]
+    tokens = [token if token < config.source_vocab_size else UNK for token in tokens]
+    if config.source_eos:
+        tokens = [*tokens, EOS]
     sequence = [encoder.embedding.weight[token] for token in tokens]
     h_n, c_n = [], []
+    both = config.bidirectional_layers or config.encoder_num_layers
     for layer in range(config.encoder_num_layers):
         outputs, finals, cells = [], [], []
-        for suffix in ("", "_reverse") if config.bidirectional else ("",):
+        stack, place = (encoder.stack, layer) if layer < both else (encoder.upper, layer - both)
+        for suffix in ("", "_reverse") if config.bidirectional and layer < both else ("",):
             h = c = sequence[0].new_zeros(config.encoder_hidden_size)
             steps = sequence[::-1] if suffix else sequence
             states = []
             for x in steps:
-                h, c = cell_step(config, x, h, c, *weights_of(encoder.stack, layer, suffix))
+                h, c = cell_step(config, x, h, c, *weights_of(stack, place, suffix))
                 states.append(h)
             outputs.append(states[::-1] if suffix else states)
             finals.append(h)
             cells.append(c)
-        sequence = [torch.cat(parts) for parts in zip(*outputs, strict=True)]
+        below, sequence = sequence, [torch.cat(parts) for parts in zip(*outputs, strict=True)]
+        if config.residual and layer >= config.residual and below[0].shape == sequence[0].shape:
+            sequence = [x + y for x, y in zip(below, sequence, strict=True)]
         h_n.append(torch.cat(finals))
         c_n.append(torch.cat(cells) if config.cell == "lstm" else None)
+    if both < config.encoder_num_layers:
+        h_n, c_n = h_n[both:], c_n[both:]
     context = h_n[-1]
     if config.context_size is not None:
         context = torch.tanh(encoder.context.weight @ context)
@@ -152,7 +266,7 @@ def attend_one(attention, z, outputs, covered):
     """Context and alignments of one query, from the equations; ``covered`` (time,) or None."""
     if attention.kind == "dot":
         energies = [z @ m for m in outputs]
-    elif attention.kind == "general":
+    elif attention.kind in ("general", "local_p"):
         energies = [z @ attention.key.weight @ m for m in outputs]
     elif attention.kind == "multi_head":
         contexts, all_alignments = [], []
@@ -174,49 +288,86 @@ def attend_one(attention, z, outputs, covered):
         if covered is not None:
             sums = [s + attention.coverage * u for s, u in zip(sums, covered, strict=True)]
         energies = [v @ torch.tanh(s) for s in sums]
-    alignments = torch.stack(energies).softmax(0)
+    if attention.kind == "local_p":
+        p_t = torch.sigmoid(attention.v_position @ torch.tanh(attention.position.weight @ z))
+        p_t = len(outputs) * p_t
+        D, inside = attention.window, []
+        for position in range(len(outputs)):
+            if p_t - D <= position <= p_t + D:
+                inside.append(position)
+        total = sum(energies[s].exp() for s in inside)
+        zero = outputs.new_zeros(())
+        alignments = torch.stack(
+            [
+                e.exp() / total * torch.exp(-((s - p_t) ** 2) / (2 * (D / 2) ** 2))
+                if s in inside
+                else zero
+                for s, e in enumerate(energies)
+            ]
+        )
+    else:
+        alignments = torch.stack(energies).softmax(0)
     return sum(a * m for a, m in zip(alignments, outputs, strict=True)), alignments
 
 
-def decode_one(model, encoded, inputs):
-    """Logits (len(inputs), V) of one sequence, token by token."""
+def decode_one(model, encoded, inputs, source=(), size=None):
+    """Logits (len(inputs), V) of one sequence, token by token.
+
+    Of a model that copies, log-probabilities of so many tokens of the sequence `source`.
+    """
     config, decoder, bridge = model.config, model.decoder, model.bridge
     h_n, c_n, context, outputs = encoded
     attention, current = decoder.attention, config.attention_query == "current"
+    from_first = config.attention_query == "first_layer"
     covered = outputs.new_zeros(len(outputs)) if config.coverage else None
     fed = outputs.new_zeros(config.feed_size)
-    if bridge.hidden is None:
+    if config.bridge == "zeros":
+        zero = outputs.new_zeros(config.decoder_hidden_size)
+        h = [zero] * config.decoder_num_layers
+        c = h.copy()
+    elif bridge.hidden is None:
         h, c = list(h_n), list(c_n)
     else:
         from_context = config.bridge == "context"
-        h = torch.tanh(bridge.hidden(context if from_context else torch.cat(h_n)))
+        bend = {"tanh": torch.tanh, "relu": torch.relu, "none": lambda x: x}
+        h = bridge.hidden(context if from_context else torch.cat(h_n))
+        h = bend[config.bridge_nonlinearity](h)
         h = list(h.split(config.decoder_hidden_size))
         c = [None] * len(h)
         if config.cell == "lstm":
             c = bridge.cell(context if from_context else torch.cat(c_n))
+            c = c.relu() if config.bridge_nonlinearity == "relu" else c
             c = list(c.split(config.decoder_hidden_size))
     logits = []
     for token in inputs:
-        embedded = x = decoder.embedding.weight[token]
+        known = token if token < config.target_vocab_size else UNK
+        embedded = x = decoder.embedding.weight[known]
         if config.context_every_step:
             x = torch.cat((x, context))
-        if attention is not None and not current:
+        if attention is not None and config.attention_query == "previous":
             read, alignments = attend_one(attention, h[-1], outputs, covered)
             covered = None if covered is None else covered + alignments
             fed = read
         if config.feed_size:
             x = torch.cat((x, fed))
         for layer in range(config.decoder_num_layers):
-            h[layer], c[layer] = cell_step(
-                config, x, h[layer], c[layer], *weights_of(decoder.stack, layer)
-            )
+            below, stack, place = x, decoder.stack, layer
+            if from_first and layer > 0:
+                x, stack, place = torch.cat((x, read)), decoder.upper.layers[layer - 1], 0
+            h[layer], c[layer] = cell_step(config, x, h[layer], c[layer], *weights_of(stack, place))
             x = h[layer]
+            if config.residual and layer >= config.residual:
+                x = x + below
+            if from_first and layer == 0:
+                read, alignments = attend_one(attention, x, outputs, covered)
         if attention is not None and current:
             read, alignments = attend_one(attention, x, outputs, covered)
             covered = None if covered is None else covered + alignments
             fed = read
+        z = x
         if decoder.combine is not None:
-            x = torch.tanh(decoder.combine(torch.cat((read, x))))
+            x = decoder.combine(torch.cat((read, x)))
+            x = torch.tanh(x) if config.attentional_nonlinearity == "tanh" else x
             fed = x if current else fed
         if decoder.maxout is not None:
             s = (
@@ -226,7 +377,26 @@ def decode_one(model, encoded, inputs):
                 + decoder.maxout.from_context.weight @ (context if attention is None else read)
             )
             x = torch.maximum(s[0::2], s[1::2])
-        logits.append(decoder.output(x))
+        scores = decoder.output(x)
+        if config.copy:
+            pointer = decoder.pointer
+            p_gen = torch.sigmoid(
+                pointer.from_context.weight[0] @ read
+                + pointer.from_context.bias[0]
+                + pointer.from_state.weight[0] @ z
+                + pointer.from_token.weight[0] @ embedded
+            )
+            written, smallest = scores.softmax(-1), torch.finfo(scores.dtype).tiny
+            scores = []
+            source = [*source, EOS][: len(alignments)]
+            for word in range(size):
+                copied = sum(
+                    a for a, token in zip(alignments, source, strict=True) if token == word
+                )
+                p = (1 - p_gen) * (copied if torch.is_tensor(copied) else smallest)
+                scores.append(p + p_gen * written[word] if word < len(written) else p)
+            scores = torch.stack(scores).log()
+        logits.append(scores)
     return torch.stack(logits)
 
 
@@ -238,8 +408,44 @@ def test_forward_equals_the_equations_written_out(name):
     for row in range(len(source)):
         tokens = source[row, : source_lengths[row]].tolist()
         inputs = [BOS, *target[row, : target_lengths[row] - 1].tolist()]
-        expected = decode_one(model, encode_one(model.encoder, tokens), inputs)
+        encoded = encode_one(model.encoder, tokens)
+        expected = decode_one(model, encoded, inputs, tokens, logits.size(-1))
         torch.testing.assert_close(logits[row, : len(inputs)], expected)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "residual_feeding",
+        "gnmt",
+        "local_p",
+        "local_p_feeding",
+        "local_p_previous",
+        "linear_attentional",
+        "linear_attentional_previous",
+        "copy",
+        "copy_feeding",
+        "copy_first_layer",
+    ],
+)
+def test_gradients_equal_those_of_the_equations_written_out(name):
+    model = make(name)
+    source, target, source_lengths, target_lengths = batch()
+    output = model(source, target, source_lengths, target_lengths)
+    output.loss.backward()
+    found = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    losses = []
+    for row in range(len(source)):
+        tokens = source[row, : source_lengths[row]].tolist()
+        labels = target[row, : target_lengths[row]]
+        encoded = encode_one(model.encoder, tokens)
+        inputs = [BOS, *labels[:-1].tolist()]
+        logits = decode_one(model, encoded, inputs, tokens, output.logits.size(-1))
+        losses += [-logits[t].log_softmax(-1)[label] for t, label in enumerate(labels)]
+    torch.stack(losses).mean().backward()
+    for parameter, gradient in zip(model.parameters(), found, strict=True):
+        torch.testing.assert_close(gradient, parameter.grad)
 
 
 @each_config
@@ -297,7 +503,8 @@ def test_batch_one_equals_batch_n(name):
     for row in range(len(source)):
         t, u = source_lengths[row], target_lengths[row]
         alone = model(source[row : row + 1, :t], target[row : row + 1, :u]).logits
-        torch.testing.assert_close(together[row, :u], alone[0])
+        # A model that copies has no scores for tokens of other sources.
+        torch.testing.assert_close(together[row, :u, : alone.size(-1)], alone[0])
 
 
 @each_config
@@ -467,6 +674,34 @@ def test_cho2014_is_the_papers_model():
         ({"dropout": "0"}, TypeError, "dropout must be a number, got '0'"),
         ({"bridge": "copy"}, ValueError, r"bridge='copy' needs .* \(1, 7\) .* \(1, 8\)"),
         ({"maxout_size": 5}, ValueError, "maxout_size=5 needs output='maxout'"),
+        (
+            {"bidirectional_layers": 1},
+            ValueError,
+            "bidirectional_layers=1 needs bidirectional=True",
+        ),
+        (
+            {"bidirectional": True, "bidirectional_layers": 2},
+            ValueError,
+            "bidirectional_layers must be at most encoder_num_layers=1, got 2",
+        ),
+        (
+            {"bridge": "zeros", "bridge_nonlinearity": "relu"},
+            ValueError,
+            "bridge_nonlinearity='relu' needs bridge='dense' or 'context', got 'zeros'",
+        ),
+        ({"residual": -1}, ValueError, "residual must be at least 0, got -1"),
+        ({"residual": True}, TypeError, "residual must be an int, got True"),
+        ({"tie_embeddings": "both"}, ValueError, "tie_embeddings must be one of .*'all'"),
+        (
+            {"tie_embeddings": "decoder"},
+            ValueError,
+            "tie_embeddings='decoder' needs target_embedding_size=8, .* got 6; output_rank",
+        ),
+        (
+            {"tie_embeddings": "all", "output_rank": 6},
+            ValueError,
+            r"tie_embeddings='all' needs one vocabulary .* got \(11, 5\) and \(9, 6\)",
+        ),
         ({"eos_token_id": 9}, ValueError, r"eos_token_id must be in \[0, 9\).*, got 9"),
         ({"eos_token_id": 2}, ValueError, r"must differ, got \[0, 1, 2, 2\]"),
     ],
@@ -509,10 +744,12 @@ def test_wrong_calls_name_the_argument(arguments, error, message):
         make("gru")(**({"source": source, "target": target} | arguments))
 
 
-@pytest.mark.parametrize("preset", ["cho2014", "sutskever2014", "bahdanau2015", "luong2015"])
+@pytest.mark.parametrize(
+    "preset", ["cho2014", "sutskever2014", "bahdanau2015", "luong2015", "gnmt"]
+)
 def test_presets_are_models_whose_fields_can_be_changed(preset):
     make_config = getattr(Seq2SeqConfig, preset)
-    assert make_config(30, 40).decoder_hidden_size == 1000
+    assert make_config(30, 40).decoder_hidden_size == (1024 if preset == "gnmt" else 1000)
     small = make_config(
         11,
         9,
@@ -550,7 +787,24 @@ def test_hypotheses_share_the_memory_of_their_source():
     torch.testing.assert_close(model.step(tokens, chosen)[0], model.step(tokens, alone)[0])
 
 
-@pytest.mark.parametrize("name", ["dot", "coverage", "bahdanau2015"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dot",
+        "coverage",
+        "bahdanau2015",
+        "tied",
+        "residual_feeding",
+        "bidirectional_below",
+        "first_layer_gru",
+        "gnmt",
+        "local_p_feeding",
+        "local_p_previous",
+        "linear_attentional",
+        "copy",
+        "copy_feeding",
+    ],
+)
 def test_beams_of_attending_models_score_what_the_model_says(name):
     model = make(name).eval()
     source, _, lengths, _ = batch()
@@ -572,10 +826,42 @@ def test_beams_of_attending_models_score_what_the_model_says(name):
     sums = (chosen * inside).sum(1)
     torch.testing.assert_close(found.sequences_scores.double(), sums, rtol=1e-4, atol=1e-4)
     there = found.alignments.sum(2)[inside]
+    if name.startswith("local_p"):
+        assert ((there > 0) & (there <= 1)).all()
+        return
     torch.testing.assert_close(there, torch.ones_like(there))
 
 
 WRONG_ATTENTION = {
+    "copy=True needs attention whose alignments sum up to 1, got attention='none'": {"copy": True},
+    "copy=True needs attention whose alignments sum up to 1, got attention='local_p'": {
+        "copy": True,
+        "attention": "local_p",
+    },
+    "copy=True needs one vocabulary for source and target, got sizes 11 and 9": {
+        "copy": True,
+        "attention": "general",
+    },
+    "attentional_nonlinearity='none' needs attention, output='linear'": {
+        "attention": "general",
+        "output": "maxout",
+        "attentional_nonlinearity": "none",
+    },
+    "attention_window must be at least 1, got 0": {"attention_window": 0},
+    "attention_query='first_layer' needs attention, got": {
+        "attention_query": "first_layer",
+        "decoder_num_layers": 2,
+    },
+    "attention_query='first_layer' needs decoder_num_layers of at least 2, got 1": {
+        "attention": "general",
+        "attention_query": "first_layer",
+    },
+    "residual=1 needs attention_query='current' or 'first_layer' in a decoder of 2": {
+        "attention": "general",
+        "attention_query": "previous",
+        "decoder_num_layers": 2,
+        "residual": 1,
+    },
     "attention must be one of": {"attention": "soft"},
     "attention_query must be one of": {"attention_query": "next"},
     "attention_query='previous' needs attention": {"attention_query": "previous"},

@@ -124,7 +124,7 @@ def test_steps_are_those_of_the_modules(cell, kind):
             made = decoding.step(model.decoder, tokens, fused)
             assert made is not None
             logits, fused = made
-            with mock.patch.object(decoding, "step", lambda *_: None):
+            with mock.patch.object(decoding, "step", return_value=None):
                 expected, modules = model.step(tokens, modules)
             torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
             for name, mine, theirs in zip(fused._fields, fused, modules, strict=True):
@@ -430,7 +430,7 @@ def test_results_have_the_shapes_that_ops_cpp_tells():
         ({"keys": torch.zeros(2, 5, 3)}, "keys: expected shape"),
         ({"values": torch.zeros(2, 6, 4)}, "values: expected shape"),
         ({"source_lengths": torch.tensor([5, 6])}, "source_lengths: expected values from 0 to 5"),
-        ({"source_lengths": torch.tensor([5.0, 3.0])}, "source_lengths: expected a CPU tensor of dtype Long"),
+        ({"source_lengths": torch.tensor([5.0, 3.0])}, "source_lengths: expected a CPU tensor"),
         ({"scale": float("inf")}, "scale: expected a finite number"),
         ({"heads": 3}, "heads: expected a divisor of 4"),
         ({"heads": 0}, "heads: expected a number from 1"),

@@ -229,6 +229,53 @@ def test_another_model_does_not_go_on(
     assert "decoder_hidden_size must stay 16 in a run that is resumed" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("tokenizers") is None, reason="needs the extra [train]: tokenizers"
+)
+def test_subwords_batches_of_tokens_and_a_cache_go_on_in_every_bit(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dev = tmp_path / "dev.tsv"
+    dev.write_text("abc\tcbaa\nbad\tdabb\n")
+    options = ["train", f"--data={data}", "--data.dev", str(dev), "--data.test", "0", *TINY[4:]]
+    options += ["--threads", "1", "--data.cache", str(tmp_path / "cache")]
+    options += ["--data.source_unit", "unigram", "--data.target_unit", "bpe"]
+    options += ["--data.source_vocab_size", "12", "--data.target_vocab_size", "14"]
+    options += ["--training.batch_tokens", "40", "--training.metric", "loss"]
+    options += ["--training.schedule", "constant", "--training.warmup", "0"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert main([*options, "--out", str(whole)]) == 0
+    assert main([*options, "--out", str(broken), "--training.max_steps", "7"]) == 0
+    (broken / "metrics.json").unlink()  # as if it had not ended
+    assert main([*options, "--out", str(broken), "--resume"]) == 0
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(broken)[name]), name
+    losses = [
+        {row["step"]: row["loss"] for row in log(run) if row["loss"]} for run in (whole, broken)
+    ]
+    assert losses[0] == losses[1]
+    (broken / "metrics.json").unlink()
+    capsys.readouterr()
+    assert main([*options, "--out", str(broken), "--resume", "--training.batch_tokens", "50"]) == 1
+    assert "batch_tokens must stay 40 in a run that is resumed" in capsys.readouterr().err
+
+
+def test_a_run_goes_by_its_own_vocabularies_and_its_own_data(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    arguments = ["train", "--data", str(data), *TINY, "--out", str(folder)]
+    assert main(arguments) == 0
+    kept = (folder / "source_vocabulary.json").read_text()
+    (folder / "metrics.json").unlink()  # as if it had not ended
+    with open(data, "a") as file:
+        file.writelines(f"{'x' * i}\t{'y' * i}\n" for i in range(1, 21))
+    capsys.readouterr()
+    assert main([*arguments, "--resume"]) == 1
+    assert "dataset must be the one that the run was begun with" in capsys.readouterr().err
+    assert (folder / "source_vocabulary.json").read_text() == kept
+
+
 def test_a_line_without_two_columns_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -265,6 +265,16 @@ def test_evaluation_equals_counting_row_by_row():
     assert "predictions" not in result.figures()
 
 
+def test_figures_do_not_depend_on_the_batches():
+    model = small_model()  # writes what it likes, as long as it may
+    pairs = [("a" * (i % 9), "b" * (i % 5)) for i in range(40)]
+    found = [evaluate(model, dataset(pairs), batch_size=n) for n in (1, 7, 256)]
+    assert max(map(len, found[0].predictions)) > 5
+    for other in found[1:]:
+        assert other.predictions == found[0].predictions
+        assert other.token_error_rate == found[0].token_error_rate > 0
+
+
 # The run folder
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from seq2seq_ext import training
-from seq2seq_ext.cli.learning import Sets, learn, new_model
+from seq2seq_ext.cli.learning import demo_model, learn
+from seq2seq_ext.data import Sets
 from seq2seq_ext.data.extras import check
 from seq2seq_ext.data.files import write_bytes_atomically
 from seq2seq_ext.metrics import LengthBucket, by_length
@@ -53,7 +54,7 @@ def run(
     buckets: dict[str, list[LengthBucket]] = {}
     found: dict[str, float] = {}
     for name, changes in _MODELS.items():
-        model = new_model(options, sets.train, HIDDEN_SIZE, **changes)
+        model = demo_model(options, sets.train, HIDDEN_SIZE, **changes)
         parameters = sum(p.numel() for p in model.parameters())
         console.print(f"{name}: {parameters:,} parameters, {torch.get_num_threads()} threads")
         trained, _, test = learn(model, sets, settings, NAME, console)

@@ -12,9 +12,9 @@ import torch
 from seq2seq_ext import training
 from seq2seq_ext.cli import bottleneck
 from seq2seq_ext.cli.layer_table import layer_timings
-from seq2seq_ext.cli.learning import Sets, learn, new_model
+from seq2seq_ext.cli.learning import demo_model, learn
 from seq2seq_ext.cli.numbers import non_negative_int, positive_float, positive_int
-from seq2seq_ext.data import PairDataset, Split, Vocabulary, split_pairs, word_pairs
+from seq2seq_ext.data import DataConfig, PairDataset, Sets, load_data
 from seq2seq_ext.data.extras import check
 from seq2seq_ext.models import Seq2Seq
 
@@ -127,13 +127,7 @@ def run(options: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
 
     task = "plural" if options.task == bottleneck.NAME else options.task
-    split = split_pairs(word_pairs(task))
-    if options.max_pairs:
-        split = Split(*(part[: options.max_pairs] for part in split))
-    source_vocabulary = Vocabulary.from_texts(source for source, _ in split.train)
-    target_vocabulary = Vocabulary.from_texts(target for _, target in split.train)
-    sets = Sets(*(PairDataset(part, source_vocabulary, target_vocabulary) for part in split))
-
+    sets = load_data(DataConfig(task=task, max_pairs=options.max_pairs))
     settings = training.TrainingOptions(
         epochs=options.epochs or _EPOCHS[task],
         batch_size=options.batch_size,
@@ -144,8 +138,8 @@ def run(options: argparse.Namespace) -> int:
     )
     if options.task == bottleneck.NAME:
         return bottleneck.run(options, console, folder, sets, settings)
-    model = new_model(options, sets.train, 256, reverse_source=True)
-    _print_opening(console, options.task, split, model)
+    model = demo_model(options, sets.train, 256, reverse_source=True)
+    _print_opening(console, options.task, sets, model)
     trained, report, test = learn(model, sets, settings, options.task, console)
     training.save_run(folder, trained)
 
@@ -162,12 +156,12 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _print_opening(console: Console, task: str, split: Split, model: Seq2Seq) -> None:
+def _print_opening(console: Console, task: str, sets: Sets, model: Seq2Seq) -> None:
     config, threads = model.config, torch.get_num_threads()
     parameters = sum(p.numel() for p in model.parameters())
     console.print(
-        f"{task}: {len(split.train):,} pairs to learn, {len(split.dev):,} dev, "
-        f"{len(split.test):,} test, no word in two sets"
+        f"{task}: {len(sets.train):,} pairs to learn, {len(sets.dev):,} dev, "
+        f"{len(sets.test):,} test, no word in two sets"
     )
     console.print(
         f"{config.cell.upper()} encoder and decoder of {config.encoder_hidden_size}, no attention, "

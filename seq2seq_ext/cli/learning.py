@@ -1,27 +1,20 @@
-"""What the demonstrations do alike: make a model of the options, train it, and measure it."""
+"""What the commands that train do alike: make a model of the options, and measure it."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from seq2seq_ext import training
-from seq2seq_ext.data import PairDataset
+from seq2seq_ext.data import EncodedPairs, Sets
 from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-
-class Sets(NamedTuple):
-    """The pairs of a task, no word in two sets."""
-
-    train: PairDataset
-    dev: PairDataset
-    test: PairDataset
 
 
 class Learnt(NamedTuple):
@@ -32,32 +25,64 @@ class Learnt(NamedTuple):
     test: training.Evaluation
 
 
-def new_model(
-    options: argparse.Namespace, train_set: PairDataset, hidden_size: int, **changes: Any
-) -> Seq2Seq:
-    """A model from the seed, encoder and decoder of equal size; and as many threads as suit it.
+def new_model(train_set: EncodedPairs, seed: int, fields: Mapping[str, Any]) -> Seq2Seq:
+    """A model from a seed.
 
     Args:
-        options: those of ``demo``.
-        train_set: has the vocabularies, and batches to choose the number of threads by.
-        hidden_size: where the options name none.
-        **changes: other fields of the config.
+        train_set: has the vocabularies.
+        seed: of the weights.
+        fields: of the config, but for the sizes of the vocabularies.
     """
-    torch.manual_seed(options.seed)
-    hidden_size = options.hidden_size or hidden_size
-    model = Seq2Seq(
+    torch.manual_seed(seed)
+    return Seq2Seq(
         Seq2SeqConfig(
             source_vocab_size=len(train_set.source_vocabulary),
             target_vocab_size=len(train_set.target_vocabulary),
-            cell=options.cell,
-            encoder_hidden_size=hidden_size,
-            decoder_hidden_size=hidden_size,
-            **changes,
+            **fields,
         )
     )
+
+
+def demo_model(
+    options: argparse.Namespace, train_set: EncodedPairs, hidden_size: int, **changes: Any
+) -> Seq2Seq:
+    """Encoder and decoder of equal size; and as many threads as suit them.
+
+    Args:
+        options: those of ``demo``.
+        train_set: has batches to choose the number of threads by.
+        hidden_size: where the options name none.
+        **changes: other fields of the config.
+    """
+    hidden_size = options.hidden_size or hidden_size
+    sizes = {"encoder_hidden_size": hidden_size, "decoder_hidden_size": hidden_size}
+    model = new_model(train_set, options.seed, {"cell": options.cell, **sizes, **changes})
     typical = train_set[range(min(options.batch_size, len(train_set)))]
     torch.set_num_threads(options.threads or training.fastest_num_threads(model, typical))
     return model
+
+
+def measured_run(
+    model: Seq2Seq, sets: Sets, report: training.TrainingReport, settings: Mapping[str, Any]
+) -> tuple[training.Run, dict[str, training.Evaluation]]:
+    """The run of a trained model, and its figures on the dev and test sets that are not empty."""
+    measured = {
+        name: training.evaluate(model, pairs)
+        for name, pairs in (("dev", sets.dev), ("test", sets.test))
+        if len(pairs)
+    }
+    run = training.Run(
+        model,
+        sets.train.source_vocabulary,
+        sets.train.target_vocabulary,
+        settings=settings,
+        metrics={
+            "training": asdict(report),
+            "pairs": sets.sizes,
+            **{name: found.figures() for name, found in measured.items()},
+        },
+    )
+    return run, measured
 
 
 def learn(
@@ -65,17 +90,6 @@ def learn(
 ) -> Learnt:
     """Train a model in place, and measure it on the dev and test sets."""
     report = training.train(model, sets.train, settings, console=console)
-    dev, test = training.evaluate(model, sets.dev), training.evaluate(model, sets.test)
-    run = training.Run(
-        model,
-        sets.train.source_vocabulary,
-        sets.train.target_vocabulary,
-        settings={"task": task, "threads": torch.get_num_threads(), **asdict(settings)},
-        metrics={
-            "training": asdict(report),
-            "pairs": {name: len(part) for name, part in sets._asdict().items()},
-            "dev": dev.figures(),
-            "test": test.figures(),
-        },
-    )
-    return Learnt(run, report, test)
+    about = {"task": task, "threads": torch.get_num_threads(), **settings.to_dict()}
+    run, measured = measured_run(model, sets, report, about)
+    return Learnt(run, report, measured["test"])

@@ -7,13 +7,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from seq2seq_ext.cli import bench, demo, info, plan, serve, train, translate
+from seq2seq_ext.cli import bench, demo, evaluate, info, plan, plot, serve, train, translate
 
 _DESCRIPTION = """\
 Recurrent encoder-decoders on fused kernels.
 
   seq2seq-ext demo plural               learn English plurals, show figures, keep a run folder
   seq2seq-ext train CONFIG.yaml         train a model on pairs of your own
+  seq2seq-ext evaluate runs/plural      a run's figures on its test set or on other pairs
+  seq2seq-ext plot runs/plural          learning curves; accuracy, attention, beams
   seq2seq-ext translate runs/plural fox convert words with a trained run
   seq2seq-ext serve runs/plural         the same over HTTP
   seq2seq-ext bench                     our layers beside torch, onnxruntime and OpenVINO
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     subcommands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (demo, train, translate, serve, bench, plan, info):
+    for module in (demo, train, evaluate, plot, translate, serve, bench, plan, info):
         module.add_parser(subcommands)
     options = parser.parse_args(arguments)
     try:

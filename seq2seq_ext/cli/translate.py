@@ -20,7 +20,7 @@ examples:
 
 One line of output for every word or line of input, in its order; an empty line stays empty.
 With --n-best N there are N lines for each, best first: the result, a tab and its score, which is
-its log-probability, with beams divided by n ** A for n characters, the end counted as one.
+its log-probability, with beams divided by n ** A for n tokens, the end counted as one.
 """
 
 
@@ -85,17 +85,17 @@ def run(options: argparse.Namespace) -> int:
 def _convert(
     trained: Run, lines: Iterable[str], options: argparse.Namespace, batch_size: int
 ) -> None:
-    """Print one result a line; tell once about each character that the model does not know."""
+    """Print one result a line; tell once about each token that the model does not know."""
     search: dict[str, Any] = {"batch_size": batch_size, "num_beams": options.num_beams}
     if options.length_penalty is not None:
         search["length_penalty"] = options.length_penalty
     told: set[str] = set()
     for batch in _batches((line.rstrip("\r\n") for line in lines), batch_size):
-        unknown = trained.source_vocabulary.unknown("".join(batch))
-        new = [character for character in unknown if character not in told]
+        unknown = dict.fromkeys(t for x in batch for t in trained.source_vocabulary.unknown(x))
+        new = [token for token in unknown if token not in told]
         if new:
             told.update(new)
-            shown = " ".join(repr(character) for character in new)
+            shown = " ".join(repr(token) for token in new)
             print(
                 f"seq2seq-ext: read as <unk>, not seen in training: {shown}",
                 file=sys.stderr,

@@ -28,9 +28,10 @@ def require(module: str, *, extra: str, purpose: str) -> ModuleType:
 
 def check(module: str, *, extra: str, purpose: str) -> None:
     """Raise MissingExtraError if an optional library is not installed, without importing it."""
-    if importlib.util.find_spec(module) is None:
+    package = module.partition(".")[0]  # looking for a part of it would import the rest
+    if importlib.util.find_spec(package) is None:
         raise MissingExtraError(
-            f"{purpose} needs the package {module!r}, which is not installed; "
+            f"{purpose} needs the package {package!r}, which is not installed; "
             f"install it with: pip install 'seq2seq_ext[{extra}]'",
-            name=module,
+            name=package,
         )

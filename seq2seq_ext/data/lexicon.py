@@ -16,7 +16,6 @@ from seq2seq_ext.data.extras import check
 
 # Task: part of speech, and the column of the form behind it.
 _TASKS = {"plural": ("noun", 0), "past": ("verb", 0)}
-TASKS = tuple(_TASKS)
 _WORD = re.compile("[a-z]+")
 
 
@@ -35,7 +34,7 @@ def word_pairs(task: str) -> list[tuple[str, str]]:
         FileNotFoundError: if its lexicon is not where it used to be.
     """
     if task not in _TASKS:
-        raise ValueError(f"task must be one of {list(TASKS)}, got {task!r}")
+        raise ValueError(f"task must be one of {list(_TASKS)}, got {task!r}")
     category, column = _TASKS[task]
     pairs: list[tuple[str, str]] = []
     with gzip.open(_lexicon_path(), "rt", encoding="utf-8") as lines:

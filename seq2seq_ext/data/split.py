@@ -3,6 +3,7 @@
 Where a pair goes depends on a hash of its words, so it stays there in every version of a list,
 on every machine and in every order. Pairs that share a word, say ``datum -> data`` and
 ``data -> datas``, go together: a word of a test pair is in no training pair, on neither side.
+Where the targets are not of the sources' kind, pairs of one source alone go together.
 """
 
 from __future__ import annotations
@@ -34,13 +35,17 @@ def stable_hash(text: str) -> float:
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
 
-def split_pairs(pairs: Sequence[Pair], *, dev: float = 0.05, test: float = 0.1) -> Split:
+def split_pairs(
+    pairs: Sequence[Pair], *, dev: float = 0.05, test: float = 0.1, join_targets: bool = True
+) -> Split:
     """Split pairs by a stable hash, pairs with a common word together.
 
     Args:
         pairs: ``(source, target)`` words.
         dev: expected share of the dev set.
         test: expected share of the test set.
+        join_targets: False lets pairs go together by their source alone, so that one target may be
+            in two sets.
 
     Raises:
         ValueError: if a share is negative or the two leave nothing to train on.
@@ -50,8 +55,9 @@ def split_pairs(pairs: Sequence[Pair], *, dev: float = 0.05, test: float = 0.1) 
             f"dev and test must be at least 0 and sum to less than 1, got {dev} and {test}"
         )
     groups = _Groups()
-    for source, target in pairs:
-        groups.join(source, target)
+    if join_targets:
+        for source, target in pairs:
+            groups.join(source, target)
     split = Split([], [], [])
     for pair in pairs:
         position = stable_hash(groups.first_word(pair[0]))
@@ -62,6 +68,20 @@ def split_pairs(pairs: Sequence[Pair], *, dev: float = 0.05, test: float = 0.1) 
         else:
             split.train.append(pair)
     return split
+
+
+def merge_targets(pairs: Sequence[Pair]) -> tuple[list[Pair], list[tuple[str, ...]]]:
+    """Each source once with its first target, and all targets of each.
+
+    Example:
+        >>> merge_targets([("dove", "D AH V"), ("dove", "D OW V"), ("ox", "AA K S")])
+        ([('dove', 'D AH V'), ('ox', 'AA K S')], [('D AH V', 'D OW V'), ('AA K S',)])
+    """
+    targets: dict[str, dict[str, None]] = {}
+    for source, target in pairs:
+        targets.setdefault(source, {})[target] = None
+    references = [tuple(each) for each in targets.values()]
+    return [(source, each[0]) for source, each in zip(targets, references, strict=True)], references
 
 
 class _Groups:

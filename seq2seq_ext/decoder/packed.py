@@ -1,4 +1,4 @@
-"""A decoder whose weights are packed: a step, from tokens to logits, or a whole search, in one call.
+"""A decoder with packed weights: a step, from tokens to logits, or a whole search, in one call.
 
 The weights are packed as :func:`seq2seq_ext.prepack` packs those of layers; ``csrc/decoding.h`` and
 ``csrc/search.h`` describe what runs.

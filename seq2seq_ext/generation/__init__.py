@@ -12,14 +12,18 @@ from seq2seq_ext.generation.options import GenerationOptions
 from seq2seq_ext.generation.output import GenerationOutput
 from seq2seq_ext.generation.sampling import sample
 from seq2seq_ext.generation.state import SearchState
+from seq2seq_ext.generation.tree import BeamNode, BeamTree, beam_tree
 
 __all__ = [
+    "BeamNode",
+    "BeamTree",
     "Ensemble",
     "GenerationMixin",
     "GenerationOptions",
     "GenerationOutput",
     "SearchState",
     "beam_search",
+    "beam_tree",
     "greedy_search",
     "sample",
 ]

@@ -8,8 +8,14 @@ import torch
 from torch import Tensor
 
 
-def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
+def exact_match(
+    predictions: Sequence[str], references: Sequence[str] | Sequence[Sequence[str]]
+) -> float:
     """Share of the predictions that equal their reference, in [0, 1].
+
+    Args:
+        predictions: N texts.
+        references: as many, each a text, or several of which any is right.
 
     Raises:
         ValueError: if the two differ in length or are empty.
@@ -17,7 +23,16 @@ def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
     Example:
         >>> exact_match(["cats", "oxes"], ["cats", "oxen"])
         0.5
+        >>> exact_match(["cats", "oxes"], [("cats",), ("oxen", "oxes")])
+        1.0
     """
+    return sum(hits(predictions, references)) / len(references)
+
+
+def hits(
+    predictions: Sequence[str], references: Sequence[str] | Sequence[Sequence[str]]
+) -> list[bool]:
+    """Which of the predictions are right; arguments and errors are those of `exact_match`."""
     if len(predictions) != len(references):
         raise ValueError(
             f"predictions and references must be equally many, got {len(predictions)} and "
@@ -25,8 +40,10 @@ def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
         )
     if not references:
         raise ValueError("references must not be empty")
-    same = sum(p == r for p, r in zip(predictions, references, strict=True))
-    return same / len(references)
+    return [
+        prediction == right if isinstance(right, str) else prediction in right
+        for prediction, right in zip(predictions, references, strict=True)
+    ]
 
 
 def count_correct_tokens(predicted: Tensor, target: Tensor, target_lengths: Tensor) -> Tensor:

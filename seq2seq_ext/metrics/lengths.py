@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import NamedTuple
+
+from seq2seq_ext.metrics.accuracy import hits
 
 
 class LengthBucket(NamedTuple):
@@ -21,16 +23,18 @@ class LengthBucket(NamedTuple):
 
 
 def by_length(
-    sources: Sequence[str],
+    sources: Sequence[Sized],
     predictions: Sequence[str],
-    references: Sequence[str],
+    references: Sequence[str] | Sequence[Sequence[str]],
     *,
     at_least: int = 30,
 ) -> list[LengthBucket]:
     """Exact match in buckets of neighbouring lengths.
 
     Args:
-        sources, predictions, references: equally many.
+        sources, predictions, references: equally many; sources are texts, or their tokens, by whose
+            number they are grouped; a reference may be several texts, of which
+            any is right.
         at_least: a bucket takes the next length in until it holds so many; the last one may hold
             fewer where there is no other.
 
@@ -53,8 +57,8 @@ LengthBucket(lengths=(3, 3), texts=2, exact_match=0.5)]
     if at_least < 1:
         raise ValueError(f"at_least must be positive, got {at_least}")
     right: dict[int, list[bool]] = {}
-    for source, prediction, reference in zip(sources, predictions, references, strict=True):
-        right.setdefault(len(source), []).append(prediction == reference)
+    for source, hit in zip(sources, hits(predictions, references), strict=True):
+        right.setdefault(len(source), []).append(hit)
     groups: list[tuple[int, int, list[bool]]] = []
     for length in sorted(right):
         if groups and len(groups[-1][2]) < at_least:

@@ -13,7 +13,13 @@ energies:
                    for v, and a bias
 ``multi_head``     :math:`\langle U_i z, W_i m_j \rangle / Vaswani et al. 2017, but for the last
                    \sqrt{d}` for each head i               map, which what reads the context has
+``local_p``        those of ``general``, in a window       Luong, Pham & Manning 2015
 ================== ======================================= =====================================
+
+Of local_p, the window's centre :math:`p = S \sigma(\langle v_p, \tanh(W_p z) \rangle)` among S
+positions, counted from 0, is predicted; outputs further than D from it have no energy, and the
+softmax of the others is multiplied by :math:`\exp(-(j - p)^2 / (2 (D/2)^2))`, so that alignments
+need not sum up to 1 (equations 9 and 10).
 
 arXiv 1508.04025, 1409.0473, 1602.07868, 1706.03762; coverage: See, Liu & Manning 2017, 1704.04368.
 """
@@ -74,6 +80,11 @@ class Attention(nn.Module):
         if self.kind == "normalized_additive":
             self.gain = nn.Parameter(torch.tensor(bound * math.sqrt(size / 3)))
         self.coverage = vector(config.coverage)
+        self.window = config.attention_window
+        self.position: nn.Linear | None = None
+        self.v_position = vector(self.kind == "local_p")
+        if self.kind == "local_p":
+            self.position = nn.Linear(hidden, size, bias=False)
 
     def remember(self, encoded: EncoderOutput) -> Memory:
         """Keys and values of an encoder's outputs, in the order of the source's tokens."""
@@ -97,12 +108,15 @@ class Attention(nn.Module):
             "scale": self.scale,
         }
 
-    def forward(self, queries: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, queries: Tensor, memory: Memory, coverage: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Contexts of queries that do not depend on each other, all in one.
 
         Args:
             queries: (T, B, hidden).
             memory: of the B rows.
+            coverage: (B, S), what additive energies with coverage see beside the keys.
 
         Returns:
             Contexts (T, B, C) and alignments (T, B, heads, S), zero behind a source's end.
@@ -118,13 +132,30 @@ class Attention(nn.Module):
             )
             energies = how["scale"] * torch.einsum("tbna,bsna->tbns", *split)
         else:
+            if coverage is not None and self.coverage is not None:
+                keys = keys + coverage[..., None] * self.coverage
             # A step at a time: all sums at once would take T times the room of the keys.
             steps = [torch.tanh(query[:, None] + keys) @ how["v"] for query in asked]
             energies = torch.stack(steps)[:, :, None]
         behind = torch.arange(keys.size(1)) >= lengths[:, None]
         behind = behind[:, None].to(energies.device)
+        near: Tensor | None = None
+        if self.kind == "local_p":
+            distance = self._distances(queries, lengths, keys.size(1))
+            near = torch.exp(-2 * (distance / self.window).square())
+            behind = behind | (distance.abs() > self.window)
         lowest = torch.finfo(energies.dtype).min
         alignments = energies.masked_fill(behind, lowest).softmax(-1).masked_fill(behind, 0)
+        if near is not None:
+            alignments = alignments * near
         split_values = values.reshape(B, S, self.heads, values.size(2) // self.heads)
         contexts = torch.einsum("tbns,bsnc->tbnc", alignments, split_values)
         return contexts.flatten(2), alignments
+
+    def _distances(self, queries: Tensor, lengths: Tensor, positions: int) -> Tensor:
+        """Of all positions from the predicted one: (T, B, 1, S)."""
+        assert self.position is not None
+        assert self.v_position is not None
+        part = torch.sigmoid(torch.tanh(self.position(queries)) @ self.v_position)
+        centre = part * lengths.to(part)
+        return torch.arange(positions, device=part.device) - centre[..., None, None]

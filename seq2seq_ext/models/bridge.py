@@ -19,7 +19,7 @@ class Bridge(nn.Module):
 
     ``h_0 = tanh(V s + b)``, where ``s`` is the context vector or the states of all encoder layers
     side by side (Cho et al. 2014, appendix: ``h_0' = tanh(V c)``). An LSTM's cell state has no
-    bound, so its map has no tanh.
+    bound, so its map has no tanh. ``bridge_nonlinearity`` names others.
     """
 
     def __init__(self, config: Seq2SeqConfig) -> None:
@@ -28,12 +28,12 @@ class Bridge(nn.Module):
         self.kind = config.resolved_bridge
         self.hidden: nn.Linear | None = None
         self.cell: nn.Linear | None = None
-        if self.kind == "copy":
+        if self.kind in ("copy", "zeros"):
             return
         input_size = (
             config.resolved_context_size
             if self.kind == "context"
-            else config.encoder_num_layers * config.encoder_state_size
+            else config.encoder_state_layers * config.encoder_state_size
         )
         output_size = config.decoder_num_layers * config.decoder_hidden_size
         self.hidden = nn.Linear(input_size, output_size)
@@ -42,6 +42,10 @@ class Bridge(nn.Module):
 
     def forward(self, encoded: EncoderOutput) -> DecoderState:
         """The decoder's state before its first token."""
+        if self.kind == "zeros":
+            config, batch = self.config, encoded.context.size(0)
+            h = encoded.h.new_zeros(config.decoder_num_layers, batch, config.decoder_hidden_size)
+            return DecoderState(h, h if config.cell == "lstm" else None, encoded.context)
         if self.hidden is None:
             return DecoderState(encoded.h, encoded.c, encoded.context)
         if self.kind == "context":
@@ -49,9 +53,15 @@ class Bridge(nn.Module):
         else:
             h_input = _rows(encoded.h)
             c_input = h_input if encoded.c is None else _rows(encoded.c)
-        h = self._layers(torch.tanh(self.hidden(h_input)))
-        c = None if self.cell is None else self._layers(self.cell(c_input))
-        return DecoderState(h, c, encoded.context)
+        h = self.hidden(h_input)
+        c = None if self.cell is None else self.cell(c_input)
+        if self.config.bridge_nonlinearity == "tanh":
+            h = torch.tanh(h)
+        elif self.config.bridge_nonlinearity == "relu":
+            h, c = torch.relu(h), None if c is None else torch.relu(c)
+        return DecoderState(
+            self._layers(h), None if c is None else self._layers(c), encoded.context
+        )
 
     def _layers(self, rows: Tensor) -> Tensor:
         """(B, layers * H) -> (layers, B, H)."""

@@ -13,10 +13,21 @@ from typing import Any
 
 CELLS = ("rnn", "lstm", "gru")
 NONLINEARITIES = ("tanh", "relu")
-BRIDGES = ("copy", "dense", "context")
+BRIDGES = ("copy", "dense", "context", "zeros")
+BRIDGE_NONLINEARITIES = ("tanh", "relu", "none")
 OUTPUTS = ("linear", "maxout")
-ATTENTIONS = ("none", "dot", "general", "additive", "normalized_additive", "multi_head")
-QUERIES = ("current", "previous")
+ATTENTIONS = (
+    "none",
+    "dot",
+    "general",
+    "additive",
+    "normalized_additive",
+    "multi_head",
+    "local_p",
+)
+ATTENTIONAL_NONLINEARITIES = ("tanh", "none")
+QUERIES = ("current", "previous", "first_layer")
+TIES = ("none", "decoder", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +45,16 @@ class Seq2SeqConfig:
         encoder_num_layers: depth of the encoder's stack.
         decoder_num_layers: depth of the decoder's stack.
         bidirectional: whether the encoder also reads from the end to the start.
+        bidirectional_layers: how many of the lowest layers of a bidirectional encoder do so; None
+            lets all. The encoder's final states are then those of the layers above alone.
+        residual: the first layer of a stack, counted from 0, whose input is added to its output
+            (GNMT, Wu et al. 2016, arXiv 1609.08144, section 3.1); 0 adds nothing. It holds for
+            both stacks, and for one that is less deep it adds nothing.
         reverse_source: whether the encoder reads the source from its last token to its first,
             which brings the first source and first target tokens close (Sutskever et al. 2014,
             arXiv 1409.3215, section 3.3).
+        source_eos: whether the model puts ``</s>`` behind every source before it reads it; callers
+            give sources without.
         nonlinearity: ``"tanh"`` or ``"relu"``; read where ``cell="rnn"``.
         reset_after: where the GRU's reset gate acts: after the recurrent product (True, the order
             of cuDNN and `torch.nn.GRU`) or on the state before it (False, Cho et al. 2014).
@@ -49,26 +67,39 @@ class Seq2SeqConfig:
         bridge: how the encoder's state becomes the decoder's: ``"copy"`` hands every layer's state
             over (the shapes must agree), ``"dense"`` maps the states of all encoder layers
             together to those of all decoder layers, ``"context"`` maps the context vector. A
-            mapped ``h_0`` passes through tanh, a mapped LSTM cell state is linear. None takes
-            ``"copy"`` where it fits and ``"dense"`` where it does not.
+            ``"zeros"`` hands nothing over. None takes ``"copy"`` where it fits and ``"dense"``
+            where it does not.
+        bridge_nonlinearity: what a mapped state passes through: ``"tanh"``, ``h_0`` alone, while
+            an LSTM's cell state, which has no bound, stays linear; ``"relu"``, both; ``"none"``.
         output: ``"linear"`` reads the decoder's state, with attention the attentional vector
             ``tanh(W [c_t; z_t] + b)`` (Luong et al. 2015); ``"maxout"`` reads state, previous
             token and context through a layer of maxout units (Cho et al. 2014).
         maxout_size: number of maxout units; None takes half of ``decoder_hidden_size``.
         output_rank: if given, the matrix onto the vocabulary is a product of two of this rank,
             which keeps a large vocabulary affordable.
+        tie_embeddings: ``"decoder"``: the matrix onto the vocabulary is that of the target's
+            embedding (Press & Wolf 2017, arXiv 1608.05859); what the output layer reads, or
+            ``output_rank`` where it is given, must have ``target_embedding_size`` features.
+            ``"all"``: the source's embedding is the same matrix too, over one vocabulary.
         attention: how the decoder's steps weigh the encoder's outputs, see
             `seq2seq_ext.models.attention`; ``"none"`` leaves it with the context vector.
         attention_size: features of queries and keys where the kind has maps for them (all heads
             together); None takes ``decoder_hidden_size``.
         attention_heads: of ``"multi_head"``.
+        attention_window: of ``"local_p"``: positions further than this from the predicted one have
+            no weight, and half of it is the deviation of the Gaussian around that.
         attention_query: ``"current"`` attends by the state of the step (Luong et al. 2015),
             ``"previous"`` by the one before it, and the step reads the context (Bahdanau et al.
-            2015).
+            2015), ``"first_layer"`` by the first layer's state of the step, and all layers above
+            read the context beside what is below them (NVIDIA's GNMT v2).
         input_feeding: whether a step with the query ``"current"`` reads what the step before ended
             with: the attentional vector, with ``output="maxout"`` the context.
+        attentional_nonlinearity: ``"tanh"``, or ``"none"``, of the attentional vector.
         coverage: whether energies see the sum of all alignments so far (See et al. 2017); with
             additive energies.
+        copy: whether the decoder also copies tokens of the source, those outside the vocabulary too
+            (the pointer-generator of See et al. 2017; `seq2seq_ext.models.copying`); needs
+            attention, and one vocabulary for source and target.
         pad_token_id: id of ``<pad>``, which fills a row past its end.
         unk_token_id: id of ``<unk>``, any token outside the vocabulary.
         bos_token_id: id of ``<s>``, the decoder's first input.
@@ -96,22 +127,30 @@ class Seq2SeqConfig:
     encoder_num_layers: int = 1
     decoder_num_layers: int = 1
     bidirectional: bool = False
+    bidirectional_layers: int | None = None
+    residual: int = 0
     reverse_source: bool = False
+    source_eos: bool = False
     nonlinearity: str = "tanh"
     reset_after: bool = True
     dropout: float = 0.0
     context_size: int | None = None
     context_every_step: bool = False
     bridge: str | None = None
+    bridge_nonlinearity: str = "tanh"
     output: str = "linear"
     maxout_size: int | None = None
     output_rank: int | None = None
+    tie_embeddings: str = "none"
     attention: str = "none"
     attention_size: int | None = None
     attention_heads: int = 1
+    attention_window: int = 10
     attention_query: str = "current"
     input_feeding: bool = False
+    attentional_nonlinearity: str = "tanh"
     coverage: bool = False
+    copy: bool = False
     pad_token_id: int = 0
     unk_token_id: int = 1
     bos_token_id: int = 2
@@ -128,18 +167,27 @@ class Seq2SeqConfig:
             "encoder_num_layers",
             "decoder_num_layers",
             "attention_heads",
+            "attention_window",
         ):
             self._check_positive(name)
-        for name in ("context_size", "maxout_size", "output_rank", "attention_size"):
+        for name in (
+            "context_size",
+            "maxout_size",
+            "output_rank",
+            "attention_size",
+            "bidirectional_layers",
+        ):
             if getattr(self, name) is not None:
                 self._check_positive(name)
         for name in (
             "bidirectional",
             "reverse_source",
+            "source_eos",
             "reset_after",
             "context_every_step",
             "input_feeding",
             "coverage",
+            "copy",
         ):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool, got {getattr(self, name)!r}")
@@ -148,6 +196,9 @@ class Seq2SeqConfig:
         self._check_choice("output", OUTPUTS)
         self._check_choice("attention", ATTENTIONS)
         self._check_choice("attention_query", QUERIES)
+        self._check_choice("tie_embeddings", TIES)
+        self._check_choice("attentional_nonlinearity", ATTENTIONAL_NONLINEARITIES)
+        self._check_choice("bridge_nonlinearity", BRIDGE_NONLINEARITIES)
         if self.bridge is not None:
             self._check_choice("bridge", BRIDGES)
         if isinstance(self.dropout, bool) or not isinstance(self.dropout, (int, float)):
@@ -155,15 +206,64 @@ class Seq2SeqConfig:
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         self._check_special_tokens()
+        self._check_layers()
+        self._check_ties()
         if self.bridge == "copy" and not self._copy_fits:
             raise ValueError(
                 "bridge='copy' needs an encoder state of the decoder's shape (layers, size), got "
-                f"({self.encoder_num_layers}, {self.encoder_state_size}) for the encoder and "
+                f"({self.encoder_state_layers}, {self.encoder_state_size}) for the encoder and "
                 f"({self.decoder_num_layers}, {self.decoder_hidden_size}) for the decoder"
+            )
+        if self.bridge_nonlinearity != "tanh" and self.resolved_bridge not in ("dense", "context"):
+            raise ValueError(
+                f"bridge_nonlinearity={self.bridge_nonlinearity!r} needs bridge='dense' or "
+                f"'context', got {self.resolved_bridge!r}"
             )
         if self.maxout_size is not None and self.output != "maxout":
             raise ValueError(f"maxout_size={self.maxout_size} needs output='maxout'")
         self._check_attention()
+
+    def _check_layers(self) -> None:
+        layers = self.bidirectional_layers
+        if layers is not None and not self.bidirectional:
+            raise ValueError(f"bidirectional_layers={layers} needs bidirectional=True, got False")
+        if layers is not None and layers > self.encoder_num_layers:
+            raise ValueError(
+                f"bidirectional_layers must be at most encoder_num_layers="
+                f"{self.encoder_num_layers}, got {layers}"
+            )
+        if isinstance(self.residual, bool) or not isinstance(self.residual, int):
+            raise TypeError(f"residual must be an int, got {self.residual!r}")
+        if self.residual < 0:
+            raise ValueError(f"residual must be at least 0, got {self.residual}")
+        if self.attention_query == "previous" and 0 < self.residual < self.decoder_num_layers:
+            raise ValueError(
+                f"residual={self.residual} needs attention_query='current' or 'first_layer' in a "
+                f"decoder of {self.decoder_num_layers} layers, got 'previous'"
+            )
+        if self.attention_query == "first_layer" and self.decoder_num_layers < 2:
+            raise ValueError(
+                "attention_query='first_layer' needs decoder_num_layers of at least 2, got "
+                f"{self.decoder_num_layers}"
+            )
+
+    def _check_ties(self) -> None:
+        if self.tie_embeddings == "none":
+            return
+        features = self.output_rank or self.output_features
+        if features != self.target_embedding_size:
+            raise ValueError(
+                f"tie_embeddings={self.tie_embeddings!r} needs target_embedding_size={features}, "
+                f"the features that the output layer reads, got {self.target_embedding_size}; "
+                "output_rank can map them"
+            )
+        source = (self.source_vocab_size, self.source_embedding_size)
+        target = (self.target_vocab_size, self.target_embedding_size)
+        if self.tie_embeddings == "all" and source != target:
+            raise ValueError(
+                "tie_embeddings='all' needs one vocabulary and embedding size for source and "
+                f"target, got {source} and {target}"
+            )
 
     def _check_attention(self) -> None:
         kind = self.attention
@@ -185,6 +285,14 @@ class Seq2SeqConfig:
                 self.attention_heads == 1 or kind == "multi_head",
                 "attention='multi_head'",
             ),
+            f"attentional_nonlinearity={self.attentional_nonlinearity!r}": (
+                self.attentional_nonlinearity == "tanh" or self.has_attentional_vector,
+                "attention, output='linear' and another attention_query than 'first_layer'",
+            ),
+            "copy=True": (
+                not self.copy or kind not in ("none", "local_p"),
+                "attention whose alignments sum up to 1",
+            ),
             f"attention_size={self.attention_size}": (
                 self.attention_size is None or additive or kind == "multi_head",
                 "additive or multi_head attention",
@@ -193,6 +301,11 @@ class Seq2SeqConfig:
         for what, (fits, wanted) in needs.items():
             if not fits:
                 raise ValueError(f"{what} needs {wanted}, got attention={kind!r}")
+        if self.copy and self.source_vocab_size != self.target_vocab_size:
+            raise ValueError(
+                "copy=True needs one vocabulary for source and target, got sizes "
+                f"{self.source_vocab_size} and {self.target_vocab_size}"
+            )
         if kind == "dot" and self.encoder_state_size != self.decoder_hidden_size:
             raise ValueError(
                 "attention='dot' needs encoder outputs of the decoder's size "
@@ -314,6 +427,40 @@ class Seq2SeqConfig:
         return cls.sutskever2014(source_vocab_size, target_vocab_size, **(settings | changes))
 
     @classmethod
+    def gnmt(cls, source_vocab_size: int, target_vocab_size: int, **changes: Any) -> Seq2SeqConfig:
+        """Google's NMT (Wu et al. 2016, arXiv 1609.08144), in the form of NVIDIA's GNMT v2.
+
+        Four layers of 1,024 LSTM units on both sides, the encoder's first in both directions,
+        residual connections from the third on, normalised additive attention by the decoder's first
+        layer, whose context all layers above read, a decoder that starts from zeros, dropout of
+        0.2. The paper has eight layers and attends by the step before. GNMT v2 shares the embedding
+        of source and target, but not the output layer's matrix: ``tie_embeddings`` has "all" or
+        "decoder". Arguments as for `cho2014`.
+
+        Example:
+            >>> config = Seq2SeqConfig.gnmt(30, 30, encoder_num_layers=8, decoder_num_layers=8)
+            >>> config.encoder_state_size, config.encoder_state_layers
+            (1024, 7)
+        """
+        settings: dict[str, Any] = {
+            "cell": "lstm",
+            "source_embedding_size": 1024,
+            "target_embedding_size": 1024,
+            "encoder_hidden_size": 1024,
+            "decoder_hidden_size": 1024,
+            "encoder_num_layers": 4,
+            "decoder_num_layers": 4,
+            "bidirectional": True,
+            "bidirectional_layers": 1,
+            "residual": 2,
+            "bridge": "zeros",
+            "attention": "normalized_additive",
+            "attention_query": "first_layer",
+            "dropout": 0.2,
+        }
+        return cls._preset(source_vocab_size, target_vocab_size, settings | changes)
+
+    @classmethod
     def _preset(
         cls, source_vocab_size: int, target_vocab_size: int, settings: dict[str, Any]
     ) -> Seq2SeqConfig:
@@ -321,9 +468,24 @@ class Seq2SeqConfig:
         return cls(**(sizes | settings))
 
     @property
+    def resolved_bidirectional_layers(self) -> int:
+        """How many of the encoder's layers read both ways."""
+        if not self.bidirectional:
+            return 0
+        layers = self.bidirectional_layers
+        return self.encoder_num_layers if layers is None else layers
+
+    @property
+    def encoder_state_layers(self) -> int:
+        """Layers of the encoder's final states: all, or those above the bidirectional ones."""
+        above = self.encoder_num_layers - self.resolved_bidirectional_layers
+        return above or self.encoder_num_layers
+
+    @property
     def encoder_state_size(self) -> int:
-        """Width of one encoder layer's final state, its directions side by side."""
-        return self.encoder_hidden_size * (2 if self.bidirectional else 1)
+        """Width of the last encoder layer's states, its directions side by side."""
+        both = self.resolved_bidirectional_layers == self.encoder_num_layers
+        return self.encoder_hidden_size * (2 if both else 1)
 
     @property
     def resolved_context_size(self) -> int:
@@ -347,6 +509,28 @@ class Seq2SeqConfig:
         return self.input_feeding or self.attention_query == "previous"
 
     @property
+    def has_attentional_vector(self) -> bool:
+        """Whether the output layer reads ``tanh(W [c_t; z_t] + b)``."""
+        attends = self.attention != "none" and self.attention_query != "first_layer"
+        return attends and self.output == "linear"
+
+    @property
+    def steps_are_fused(self) -> bool:
+        """Whether steps that follow one another are those of the fused decoder.
+
+        `seq2seq_ext.decoder.attention_decoder` has no window and no attentional vector without
+        tanh; such steps go through `seq2seq_ext.models.stepwise`.
+        """
+        special = self.attention == "local_p" or self.attentional_nonlinearity != "tanh"
+        return self.feeds_back and not special
+
+    @property
+    def decoding_is_fused(self) -> bool:
+        """Whether ``csrc/decoding.h`` knows all that a step of the decoder does."""
+        known_attention = self.attention != "local_p" and self.attention_query != "first_layer"
+        return known_attention and self.attentional_nonlinearity == "tanh" and not self.copy
+
+    @property
     def feed_size(self) -> int:
         """Features of what attention gives the next step's, or this step's, cells; 0: nothing."""
         if not self.feeds_back:
@@ -360,6 +544,11 @@ class Seq2SeqConfig:
         if self.bridge is not None:
             return self.bridge
         return "copy" if self._copy_fits else "dense"
+
+    @property
+    def output_features(self) -> int:
+        """Features that the map onto the vocabulary reads."""
+        return self.resolved_maxout_size if self.output == "maxout" else self.decoder_hidden_size
 
     @property
     def resolved_maxout_size(self) -> int:
@@ -388,7 +577,7 @@ class Seq2SeqConfig:
 
     @property
     def _copy_fits(self) -> bool:
-        return (self.encoder_num_layers, self.encoder_state_size) == (
+        return (self.encoder_state_layers, self.encoder_state_size) == (
             self.decoder_num_layers,
             self.decoder_hidden_size,
         )

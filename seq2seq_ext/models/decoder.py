@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from seq2seq_ext.models import decoding
 from seq2seq_ext.models.attention import Attention
 from seq2seq_ext.models.config import Seq2SeqConfig
+from seq2seq_ext.models.context_fed import ContextFedStack
+from seq2seq_ext.models.copying import PointerGenerator
 from seq2seq_ext.models.layers import RecurrentStack
-from seq2seq_ext.models.state import DecoderState, check_tokens, resolve_lengths
+from seq2seq_ext.models.state import DecoderState, Memory, check_tokens, resolve_lengths
+from seq2seq_ext.models.stepwise import AttendedSteps, attend_step_by_step
 
 
 class Maxout(nn.Module):
@@ -64,28 +67,33 @@ class Decoder(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
         context_size = config.resolved_context_size if config.context_every_step else 0
+        first = config.attention_query == "first_layer"
         self.stack = RecurrentStack(
             config,
             input_size=config.target_embedding_size + context_size + config.feed_size,
             hidden_size=config.decoder_hidden_size,
-            num_layers=config.decoder_num_layers,
+            num_layers=1 if first else config.decoder_num_layers,
+            residual=config.residual,
         )
+        self.upper = ContextFedStack(config) if first else None
         self.attention = Attention(config) if config.attention != "none" else None
         self.combine: nn.Linear | None = None
-        if self.attention is not None and config.output == "linear":
+        if config.has_attentional_vector:
             seen = config.attended_size + config.decoder_hidden_size
             self.combine = nn.Linear(seen, config.decoder_hidden_size)
+        self.pointer = PointerGenerator(config) if config.copy else None
         self.maxout = Maxout(config) if config.output == "maxout" else None
-        features = config.decoder_hidden_size
-        if config.output == "maxout":
-            features = config.resolved_maxout_size
-        if config.output_rank is None:
-            self.output: nn.Module = nn.Linear(features, config.target_vocab_size)
-        else:
-            self.output = nn.Sequential(
-                nn.Linear(features, config.output_rank, bias=False),
-                nn.Linear(config.output_rank, config.target_vocab_size),
-            )
+        features = config.output_features
+        last = nn.Linear(config.output_rank or features, config.target_vocab_size)
+        self.output: nn.Module = last
+        if config.output_rank is not None:
+            self.output = nn.Sequential(nn.Linear(features, config.output_rank, bias=False), last)
+        if config.tie_embeddings != "none":
+            # Rows of unit variance would make logits as large as the features are many.
+            nn.init.normal_(self.embedding.weight, std=config.target_embedding_size**-0.5)
+            with torch.no_grad():
+                self.embedding.weight[config.pad_token_id].zero_()
+            last.weight = self.embedding.weight
 
     def forward(
         self,
@@ -102,12 +110,16 @@ class Decoder(nn.Module):
 
         Returns:
             Logits ``(B, U, target_vocab_size)`` (a transposed view of time-major memory; without
-            meaning past a row's end) and the state after each row's last step.
+            meaning past a row's end) and the state after each row's last step. A decoder that
+            copies gives log-probabilities, ``(B, U, extended_size)`` as the state's memory says.
 
         Raises:
             TypeError, ValueError: if an argument has another dtype, rank, size or range.
         """
-        check_tokens("tokens", tokens, self.config.target_vocab_size)
+        size = self.config.target_vocab_size
+        if self.config.copy and state.memory is not None:
+            size = state.memory.extended_size
+        check_tokens("tokens", tokens, size)
         if lengths is not None:
             lengths = resolve_lengths("lengths", lengths, tokens, self.config.pad_token_id)
         logits, state = self._run(tokens.t(), state, lengths)
@@ -128,6 +140,9 @@ class Decoder(nn.Module):
         self, tokens: Tensor, state: DecoderState, lengths: Tensor | None
     ) -> tuple[Tensor, DecoderState]:
         """Tokens (U, B) -> logits (U, B, V)."""
+        if self.pointer is not None:  # a copied token may have no row in the embedding
+            unknown = tokens >= self.config.target_vocab_size
+            tokens = tokens.masked_fill(unknown, self.config.unk_token_id)
         embedded = self.dropout(self.embedding(tokens))
         x = embedded
         if self.config.context_every_step:
@@ -136,26 +151,53 @@ class Decoder(nn.Module):
             x = torch.cat((embedded, context), dim=-1)
         if self.attention is None:
             features, (h, c) = self.stack(x, (state.h, state.c), lengths)
-            context, state = state.context, state._replace(h=h, c=c)
-        else:
-            features, context, state = self._attend(self.attention, x, state, lengths)
+            return self._scores(features, embedded, state.context), state._replace(h=h, c=c)
+        if state.memory is None:
+            raise ValueError("state must hold a memory for attention, got None")
+        steps = self._attend(self.attention, x, state, state.memory, lengths)
+        logits = self._scores(steps.features, embedded, steps.context)
+        if self.pointer is not None:
+            logits = self.pointer(
+                logits, steps.context, steps.z, embedded, steps.alignments, state.memory
+            )
+        return logits, steps.state
+
+    def _scores(self, features: Tensor, embedded: Tensor, context: Tensor) -> Tensor:
+        """Logits (U, B, V)."""
         if self.maxout is not None:
             features = self.maxout(features, embedded, context)
-        return self.output(self.dropout(features)), state
+        logits: Tensor = self.output(self.dropout(features))
+        return logits
 
     def _attend(
-        self, attention: Attention, x: Tensor, state: DecoderState, lengths: Tensor | None
-    ) -> tuple[Tensor, Tensor, DecoderState]:
-        """Features for the output (U, B, .), contexts (U, B, C) and the state after all steps."""
-        memory = state.memory
-        if memory is None:
-            raise ValueError("state must hold a memory for attention, got None")
+        self,
+        attention: Attention,
+        x: Tensor,
+        state: DecoderState,
+        memory: Memory,
+        lengths: Tensor | None,
+    ) -> AttendedSteps:
+        """All steps of a decoder that attends, in the fastest way that its config allows."""
+        if self.upper is not None:
+            return self._attend_from_first_layer(attention, self.upper, x, state, memory, lengths)
         if not self.config.feeds_back:
             z, (h, c) = self.stack(x, (state.h, state.c), lengths)
             context, alignments = attention(z, memory)
             state = state._replace(h=h, c=c, alignments=alignments[-1].mean(1))
-            return self._combined(z, context), context, state
+            return AttendedSteps(self._combined(z, context), z, context, alignments, state)
         last = self.config.attention_query == "current"
+        if not self.config.steps_are_fused:
+            return attend_step_by_step(
+                self.stack,
+                attention,
+                self._combined,
+                x,
+                state,
+                memory,
+                query_first=not last,
+                combined_feeds=self.combine is not None,
+                lengths=lengths,
+            )
         out = self.combine if last else None
         result = self.stack.attend(
             x,
@@ -180,10 +222,31 @@ class Decoder(nn.Module):
             coverage=result.coverage_n,
             alignments=result.alignments[-1].mean(1),
         )
-        return features, result.context, state
+        return AttendedSteps(features, result.z, result.context, result.alignments, state)
+
+    def _attend_from_first_layer(
+        self,
+        attention: Attention,
+        upper: ContextFedStack,
+        x: Tensor,
+        state: DecoderState,
+        memory: Memory,
+        lengths: Tensor | None,
+    ) -> AttendedSteps:
+        """Layer by layer, each over all steps: no step waits for what attention gave another."""
+        h, c = state.h, state.c
+        z, (h_n, c_n) = self.stack(x, (h[:1], None if c is None else c[:1]), lengths)
+        context, alignments = attention(z, memory)
+        above = (h[1:], None if c is None else c[1:])
+        z, (h_above, c_above) = upper(z, context, above, lengths)
+        h = torch.cat((h_n, h_above))
+        c = None if c_n is None or c_above is None else torch.cat((c_n, c_above))
+        state = state._replace(h=h, c=c, alignments=alignments[-1].mean(1))
+        return AttendedSteps(z, z, context, alignments, state)
 
     def _combined(self, z: Tensor, context: Tensor) -> Tensor:
         """The attentional vectors, or z where the output reads both."""
         if self.combine is None:
             return z
-        return torch.tanh(self.combine(torch.cat((context, z), dim=-1)))
+        combined: Tensor = self.combine(torch.cat((context, z), dim=-1))
+        return torch.tanh(combined) if self.config.attentional_nonlinearity == "tanh" else combined

@@ -1,8 +1,8 @@
 """Steps and searches of a decoder in one call each, and what they read of the model.
 
-`seq2seq_ext.generation` has every search and option in Python, over steps. A step of a decoder on the
-CPU that has nothing out of the ordinary is one call (``csrc/cpu/decoding.h``), and so are greedy and
-beam search without further options (``csrc/cpu/search.h``), with the same results.
+`seq2seq_ext.generation` has every search and option in Python, over steps. A step of a decoder on
+the CPU that has nothing out of the ordinary is one call (``csrc/cpu/decoding.h``), and so are
+greedy and beam search without further options (``csrc/cpu/search.h``), with the same results.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def step(
     weights = _weights(decoder, state)
     if weights is None:
         return None
-    memory = state.memory
+    config, memory = decoder.config, state.memory
     found = _packed(decoder).step(
         weights,
         _sources(decoder, state, weights.layers[0]),
@@ -61,13 +61,13 @@ def step(
     if found is None:
         return None
     logits, h, c, feed, coverage, alignments = found
-    changes: dict[str, Tensor] = {"h": h}
-    for name, made in (("c", c), ("feed", feed), ("coverage", coverage)):
-        if made.numel():
-            changes[name] = made
-    if memory is not None:
-        changes["alignments"] = alignments
-    return logits, state._replace(**changes)
+    return logits, state._replace(
+        h=h,
+        c=None if state.c is None else c,
+        feed=feed if config.feeds_back else state.feed,
+        coverage=coverage if config.coverage else state.coverage,
+        alignments=state.alignments if memory is None else alignments,
+    )
 
 
 def search(
@@ -123,6 +123,7 @@ def _weights(decoder: Decoder, state: DecoderState) -> DecoderWeights | None:
     rnn, embedding = decoder.stack.rnn, decoder.embedding.weight
     if (
         torch.is_grad_enabled()
+        or not config.decoding_is_fused
         or (decoder.training and config.dropout)
         or embedding.device.type != "cpu"
         or embedding.dtype not in (torch.float32, torch.float64)
@@ -172,7 +173,7 @@ def _weights(decoder: Decoder, state: DecoderState) -> DecoderWeights | None:
         head,
         config.resolved_context_size if config.context_every_step else 0,
         heads,
-        0,
+        decoder.stack.residual,
         config.attention_query == "previous",
         scale,
     )

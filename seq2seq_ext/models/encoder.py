@@ -23,7 +23,8 @@ class EncoderOutput(NamedTuple):
     Args:
         outputs: the last layer's states, ``(B, T, directions * hidden_size)``, in the order of
             reading (``reverse_source`` turns it around), zero past a row's end.
-        h: final hidden states, ``(num_layers, B, directions * hidden_size)``.
+        h: final hidden states, ``(num_layers, B, directions * hidden_size)``; with layers above the
+            bidirectional ones theirs alone.
         c: final cell states of an LSTM, shaped like ``h``, None for the other cells.
         context: the context vectors, ``(B, context_size)``.
         lengths: int64 ``(B,)``.
@@ -57,13 +58,25 @@ class Encoder(nn.Module):
             padding_idx=config.pad_token_id,
         )
         self.dropout = nn.Dropout(config.dropout)
+        lower = config.resolved_bidirectional_layers or config.encoder_num_layers
         self.stack = RecurrentStack(
             config,
             input_size=config.source_embedding_size,
             hidden_size=config.encoder_hidden_size,
-            num_layers=config.encoder_num_layers,
+            num_layers=lower,
             bidirectional=config.bidirectional,
+            residual=config.residual,
         )
+        self.upper: RecurrentStack | None = None
+        if lower < config.encoder_num_layers:
+            # Its first layer's input is twice as wide as its output: nothing can be added to it.
+            self.upper = RecurrentStack(
+                config,
+                input_size=2 * config.encoder_hidden_size,
+                hidden_size=config.encoder_hidden_size,
+                num_layers=config.encoder_num_layers - lower,
+                residual=config.residual and max(config.residual - lower, 1),
+            )
         self.context = (
             None
             if config.context_size is None
@@ -92,12 +105,16 @@ class Encoder(nn.Module):
             source = reverse_rows(source, lengths)
         embedded = self.dropout(self.embedding(source.t()))
         outputs, (h, c) = self.stack(embedded, lengths=lengths)
-        h = self._join_directions(h)
+        if self.upper is not None:
+            outputs, (h, c) = self.upper(self.dropout(outputs), lengths=lengths)
+        else:
+            h = self._join_directions(h)
+            c = None if c is None else self._join_directions(c)
         context = h[-1] if self.context is None else torch.tanh(self.context(h[-1]))
         return EncoderOutput(
             outputs.transpose(0, 1),
             h,
-            None if c is None else self._join_directions(c),
+            c,
             context,
             lengths,
         )

@@ -31,14 +31,32 @@ class RecurrentStack(nn.Module):
         hidden_size: int,
         num_layers: int,
         bidirectional: bool = False,
+        residual: int = 0,
     ) -> None:
+        """A stack.
+
+        Args:
+            config: reads the cell's fields and ``dropout``.
+            input_size: features of the inputs.
+            hidden_size: units of each layer and direction.
+            num_layers: depth.
+            bidirectional: whether it also reads from the end to the start.
+            residual: the first layer whose input is added to its output; 0: none.
+        """
         super().__init__()
+        self.residual = residual if residual < num_layers else 0
+        variants: Any = {"residual": self.residual} if self.residual else {}
         # torch.nn warns about dropout in a single layer, where it has no place to act.
         dropout = float(config.dropout) if num_layers > 1 else 0.0
         self.rnn: LSTM | GRU | RNN
         if config.cell == "lstm":
             self.rnn = LSTM(
-                input_size, hidden_size, num_layers, dropout=dropout, bidirectional=bidirectional
+                input_size,
+                hidden_size,
+                num_layers,
+                dropout=dropout,
+                bidirectional=bidirectional,
+                **variants,
             )
         elif config.cell == "gru":
             self.rnn = GRU(
@@ -48,6 +66,7 @@ class RecurrentStack(nn.Module):
                 dropout=dropout,
                 bidirectional=bidirectional,
                 reset_after=config.reset_after,
+                **variants,
             )
         else:
             self.rnn = RNN(
@@ -57,6 +76,7 @@ class RecurrentStack(nn.Module):
                 nonlinearity=config.nonlinearity,
                 dropout=dropout,
                 bidirectional=bidirectional,
+                **variants,
             )
         self.has_cell_state = config.cell == "lstm"
 
@@ -119,5 +139,6 @@ class RecurrentStack(nn.Module):
             lengths=None if lengths is None else lengths.cpu(),
             source_lengths=memory.lengths,
             memory=memory.rows,
+            residual=self.residual,
             **attention,
         )

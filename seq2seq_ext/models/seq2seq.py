@@ -18,7 +18,13 @@ from seq2seq_ext.models.bridge import Bridge
 from seq2seq_ext.models.config import Seq2SeqConfig
 from seq2seq_ext.models.decoder import Decoder
 from seq2seq_ext.models.encoder import Encoder, EncoderOutput
-from seq2seq_ext.models.state import DecoderState, check_tokens, padding_mask, resolve_lengths
+from seq2seq_ext.models.state import (
+    DecoderState,
+    Memory,
+    check_tokens,
+    padding_mask,
+    resolve_lengths,
+)
 
 
 class Seq2SeqOutput(NamedTuple):
@@ -26,7 +32,8 @@ class Seq2SeqOutput(NamedTuple):
 
     Args:
         loss: mean cross entropy over the target's tokens, padding left out; a scalar, in nats.
-        logits: scores of every next token, ``(B, U, target_vocab_size)``.
+        logits: scores of every next token, ``(B, U, target_vocab_size)``; of a model that copies
+            log-probabilities, of the sources' unknown tokens too.
         labels: int64 ``(B, U)``, the target with ``<pad>`` everywhere past its end.
     """
 
@@ -64,6 +71,28 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
         self.encoder = Encoder(config)
         self.bridge = Bridge(config)
         self.decoder = Decoder(config)
+        if config.tie_embeddings == "all":
+            self.encoder.embedding.weight = self.decoder.embedding.weight
+
+    @property
+    def tied_weights(self) -> dict[str, str]:
+        """Names in the ``state_dict`` whose tensor another name has too, and that name.
+
+        Example:
+            >>> config = Seq2SeqConfig(
+            ...     source_vocab_size=9, target_vocab_size=9, tie_embeddings="decoder",
+            ...     target_embedding_size=256)
+            >>> Seq2Seq(config).tied_weights
+            {'decoder.output.weight': 'decoder.embedding.weight'}
+        """
+        if self.config.tie_embeddings == "none":
+            return {}
+        kept = "decoder.embedding.weight"
+        last = "output" if self.config.output_rank is None else "output.1"
+        tied = {f"decoder.{last}.weight": kept}
+        return tied | (
+            {"encoder.embedding.weight": kept} if self.config.tie_embeddings == "all" else {}
+        )
 
     def forward(
         self,
@@ -78,8 +107,9 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
         """Score the targets and compute the loss.
 
         Args:
-            source: int64 ``(B, T)``.
-            target: int64 ``(B, U)``, each row ending with ``</s>``.
+            source: int64 ``(B, T)``; of a model that copies, unknown tokens have ids from
+                ``source_vocab_size`` on, see `seq2seq_ext.models.copying`.
+            target: int64 ``(B, U)``, each row ending with ``</s>``; likewise.
             source_lengths: int64 ``(B,)``; None takes rows up to their last token not ``<pad>``.
             target_lengths: int64 ``(B,)``, ``</s>`` counted; None likewise.
             teacher_forcing_ratio: probability, drawn for every token of every row, that the
@@ -94,7 +124,8 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
             raise ValueError(
                 f"teacher_forcing_ratio must be in [0, 1], got {teacher_forcing_ratio}"
             )
-        check_tokens("target", target, self.config.target_vocab_size)
+        size = self.config.target_vocab_size
+        check_tokens("target", target, size + (source.size(-1) if self.config.copy else 0))
         if source.dim() == 2 and source.size(0) != target.size(0):
             raise ValueError(
                 f"target must have source's batch size {source.size(0)}, got {target.size(0)}"
@@ -116,14 +147,46 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
 
     def start(self, source: Tensor, source_lengths: Tensor | None = None) -> DecoderState:
         """Read the source: the decoder's state before its first token."""
-        encoded: EncoderOutput = self.encoder(source, source_lengths)
+        size = self.config.source_vocab_size
+        check_tokens("source", source, size + (source.size(-1) if self.config.copy else 0))
+        if self.config.source_eos:
+            source, source_lengths = self._with_eos(source, source_lengths)
+        known = source
+        if self.config.copy:
+            known = source.masked_fill(source >= size, self.config.unk_token_id)
+        encoded: EncoderOutput = self.encoder(known, source_lengths)
         state: DecoderState = self.bridge(encoded)
         attention = self.decoder.attention
-        return state if attention is None else state._replace(memory=attention.remember(encoded))
+        if attention is None:
+            return state
+        memory = attention.remember(encoded)
+        if self.config.copy:
+            memory = self._with_tokens(memory, source, encoded.lengths)
+        return state._replace(memory=memory)
 
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """One decoder step: int64 ``(B,)`` -> logits ``(B, target_vocab_size)`` and new state."""
         return self.decoder.step(tokens, state)
+
+    def _with_eos(self, source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Sources (B, T + 1) with ``</s>`` behind each, and their lengths."""
+        config = self.config
+        lengths = resolve_lengths("source_lengths", lengths, source, config.pad_token_id)
+        longer = functional.pad(source, (0, 1), value=config.pad_token_id)
+        ends = lengths[:, None].to(source.device)
+        return longer.scatter(1, ends, config.eos_token_id), lengths + 1
+
+    def _with_tokens(self, memory: Memory, source: Tensor, lengths: Tensor) -> Memory:
+        """The memory with what can be copied from it."""
+        behind = padding_mask(lengths.to(source.device), source.size(1))
+        tokens = source.masked_fill(behind, self.config.pad_token_id)
+        size = self.config.source_vocab_size
+        if tokens.numel():
+            size = max(size, int(tokens.max()) + 1)
+        # The encoder has one step at least.
+        missing = memory.keys.size(1) - tokens.size(1)
+        tokens = functional.pad(tokens, (0, missing), value=self.config.pad_token_id)
+        return memory._replace(tokens=tokens, extended_size=size)
 
     def search(self, state: DecoderState, options: GenerationOptions) -> GenerationOutput | None:
         """All steps in one call, where that can be; see `seq2seq_ext.models.decoding`."""

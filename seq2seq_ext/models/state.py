@@ -17,12 +17,16 @@ class Memory(NamedTuple):
         lengths: int64 (M,), on the CPU.
         rows: int64 (B,) on the CPU, which of the M sources each row of the batch reads; None: its
             own.  Hypotheses of one source share its keys and values.
+        tokens: int64 (M, S), the sources', ``<pad>`` past the end, for a decoder that copies.
+        extended_size: the vocabulary and the sources' unknown tokens, for such a decoder; else 0.
     """
 
     keys: Tensor
     values: Tensor
     lengths: Tensor
     rows: Tensor | None = None
+    tokens: Tensor | None = None
+    extended_size: int = 0
 
     def select(self, rows: Tensor) -> Memory:
         """The memory of the given rows of the batch, of which nothing is copied."""
@@ -35,6 +39,12 @@ class Memory(NamedTuple):
             return self.keys, self.values, self.lengths
         rows = self.rows.to(self.keys.device)
         return self.keys[rows], self.values[rows], self.lengths[self.rows]
+
+    def source_tokens(self) -> Tensor:
+        """The sources' tokens with a row for each of the batch: int64 (B, S)."""
+        if self.tokens is None:
+            raise ValueError("memory must hold tokens for a decoder that copies, got None")
+        return self.tokens if self.rows is None else self.tokens[self.rows.to(self.tokens.device)]
 
 
 class DecoderState(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.resources
+import importlib.util
 import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#9
 
 # Families of fonts with Chinese, Japanese and Korean, of which the first that is there is used.
 _CJK = ("Noto Sans CJK", "Source Han Sans", "Droid Sans Fallback", "WenQuanYi", "Nanum", "IPA")
+_CJK_PACKAGE = "noto_cjk_sans_jp_regular"
 
 
 def figure_of(*, height: float, width: float = 13) -> Figure:
@@ -39,15 +42,22 @@ def as_png(figure: Figure) -> bytes:
 def font_families(text: str) -> list[str]:
     """Families in which matplotlib finds the characters of a text, the usual one first.
 
-    Latin, Greek and Cyrillic with all accents are in the usual one; the others are among those that
-    the machine has.
+    Latin, Greek and Cyrillic with all accents are in the usual one. Chinese, Japanese and Korean
+    are in one of the machine's, or in that of the package noto-cjk-sans-jp-regular, which comes
+    with the extra ``[plot]``.
     """
     from matplotlib.font_manager import fontManager
 
     families = ["DejaVu Sans"]
-    if any(ord(character) > 0x2E7F for character in text):
+    if any(c >= "\u2e80" or "\u1100" <= c <= "\u11ff" for c in text):
         names = sorted({font.name for font in fontManager.ttflist})
-        families += [name for start in _CJK for name in names if name.startswith(start)][:1]
+        cjk = [name for start in _CJK for name in names if name.startswith(start)]
+        if not cjk and importlib.util.find_spec(_CJK_PACKAGE) is not None:
+            package = importlib.import_module(_CJK_PACKAGE)
+            with importlib.resources.as_file(package.FONT_PATH) as path:
+                fontManager.addfont(path)
+            cjk = [fontManager.ttflist[-1].name]
+        families += cjk[:1]
     return families
 
 

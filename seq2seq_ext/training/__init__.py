@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from seq2seq_ext.data.extras import require
-from seq2seq_ext.training.evaluation import Accuracy, Evaluation, evaluate
+from seq2seq_ext.training.evaluation import Accuracy, Evaluation, evaluate, evaluate_teacher_forced
 from seq2seq_ext.training.options import TrainingOptions
 from seq2seq_ext.training.run import METRICS_FILE, Hypothesis, Run, load_run, save_run
 from seq2seq_ext.training.threads import fastest_num_threads
@@ -25,6 +25,7 @@ __all__ = [
     "TrainingOptions",
     "TrainingReport",
     "evaluate",
+    "evaluate_teacher_forced",
     "fastest_num_threads",
     "load_run",
     "save_run",

@@ -60,9 +60,9 @@ class AtomicCheckpointIO(CheckpointIO):  # type: ignore[misc, unused-ignore]
         try:
             # To the CPU: the generators' states must stay there, and load_state_dict moves weights.
             checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise
         except Exception as error:
-            if isinstance(error, FileNotFoundError):
-                raise
             raise ValueError(f"{path} is no checkpoint, or damaged: {error}") from error
         return checkpoint
 

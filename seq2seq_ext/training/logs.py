@@ -17,9 +17,9 @@ import lightning
 from seq2seq_ext.data.extras import check
 from seq2seq_ext.data.files import write_bytes_atomically
 from seq2seq_ext.training.module import Seq2SeqModule, StepCallback
+from seq2seq_ext.training.run import LOG_FILE
 from seq2seq_ext.training.stream import Part
 
-LOG_FILE = "metrics.csv"
 TENSORBOARD = "tensorboard"
 COLUMNS = (
     "step",
@@ -35,6 +35,7 @@ COLUMNS = (
     "dev_free_running_exact_match",
     "dev_teacher_forced_token_accuracy",
     "dev_free_running_token_accuracy",
+    "dev_token_error_rate",
 )
 
 

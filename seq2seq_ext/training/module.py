@@ -17,17 +17,19 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from seq2seq_ext.data import LengthBuckets, PairDataset
+from seq2seq_ext.data import EncodedPairs, LengthBuckets
 from seq2seq_ext.models import Seq2Seq, Seq2SeqOutput
 from seq2seq_ext.training.options import TrainingOptions
 from seq2seq_ext.training.random_state import gather_random_states, restore_random_state, seed_all
 from seq2seq_ext.training.risk import expected_risk
 from seq2seq_ext.training.schedules import Pace, learning_rate, teacher_forcing
-from seq2seq_ext.training.stream import Part, Position, Stream, fingerprint
+from seq2seq_ext.training.stream import Part, Position, Stream
 
 STATE = "seq2seq_ext"
+# What a checkpoint keeps as it is.
+_SAVED = ("steps", "source_tokens", "target_tokens", "reductions", "epochs", "loss", "ended")
 # Resuming with another value would train on other batches, or with another optimiser's state.
-_MUST_STAY = ("seed", "batch_size", "optimizer")
+_MUST_STAY = ("seed", "batch_size", "batch_tokens", "optimizer")
 
 
 class Observation(NamedTuple):
@@ -79,7 +81,7 @@ class Seq2SeqModule(lightning.LightningModule):
         dataset: what on.
     """
 
-    def __init__(self, model: Seq2Seq, options: TrainingOptions, dataset: PairDataset) -> None:
+    def __init__(self, model: Seq2Seq, options: TrainingOptions, dataset: EncodedPairs) -> None:
         super().__init__()
         self.model = model
         self.options = options
@@ -122,7 +124,12 @@ class Seq2SeqModule(lightning.LightningModule):
         """This process's parts of all steps that are left."""
         return Stream(
             self.dataset,
-            LengthBuckets(self.dataset, self.options.batch_size, seed=self.options.seed),
+            LengthBuckets(
+                self.dataset,
+                self.options.batch_size,
+                seed=self.options.seed,
+                batch_tokens=self.options.batch_tokens,
+            ),
             self.options.epochs,
             start=self.position,
             rank=self.global_rank,
@@ -141,8 +148,14 @@ class Seq2SeqModule(lightning.LightningModule):
         return kind(self.model.parameters(), betas=(0.9, 0.98), **common)
 
     def on_train_start(self) -> None:
-        """Seed, or go on with, all random numbers, and start the clock."""
+        """Seed, or go on with, all random numbers, and start the clock.
+
+        Raises:
+            ValueError: if the processes have read different data.
+        """
         rank = self.global_rank
+        if self.trainer.strategy.broadcast(self.dataset.fingerprint) != self.dataset.fingerprint:
+            raise ValueError(f"dataset must be the same in all processes, process {rank} differs")
         if self._random_states is None:
             seed_all(self.options.seed, rank)
         elif len(self._random_states) == self.trainer.world_size:
@@ -264,19 +277,14 @@ class Seq2SeqModule(lightning.LightningModule):
         """Add where the run stands; called in all processes."""
         # Lightning's own count of batches would be a second opinion on where the run stands.
         del checkpoint["loops"]
+        self.step_loss()
         checkpoint[STATE] = {
+            **{name: getattr(self, name) for name in _SAVED},
             "position": list(self.position),
-            "steps": self.steps,
-            "source_tokens": self.source_tokens,
-            "target_tokens": self.target_tokens,
-            "reductions": self.reductions,
-            "epochs": self.epochs,
-            "loss": self.step_loss(),
-            "ended": self.ended,
             "seconds": self.seconds,
             "options": self.options.to_dict(),
             "model": self.model.config.to_dict(),
-            "data": fingerprint(self.dataset),
+            "data": self.dataset.fingerprint,
             "random_states": gather_random_states(),
         }
 
@@ -299,16 +307,11 @@ class Seq2SeqModule(lightning.LightningModule):
                     raise ValueError(
                         f"{name} must stay {was!r} in a run that is resumed, got {now!r}"
                     )
-        if state["data"] != fingerprint(self.dataset):
+        if state["data"] != self.dataset.fingerprint:
             raise ValueError("dataset must be the one that the run was begun with, got another")
         self.position = Position(*state["position"])
-        self.steps = state["steps"]
-        self.source_tokens = state["source_tokens"]
-        self.target_tokens = state["target_tokens"]
-        self.reductions = state["reductions"]
-        self.epochs = state["epochs"]
-        self.loss = state["loss"]
-        self.ended = state["ended"]
+        for name in _SAVED:
+            setattr(self, name, state[name])
         self._spent = state["seconds"]
         self._random_states = state["random_states"]
 

@@ -12,7 +12,7 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 OPTIMIZERS = ("adamw", "adam", "sgd")
 STRATEGIES = ("auto", "ddp", "fsdp")
 # What a validated metric's better side is.
-METRICS = {"exact_match": max, "token_accuracy": max, "loss": min}
+METRICS = {"exact_match": max, "token_accuracy": max, "token_error_rate": min, "loss": min}
 RISK_COSTS = ("edit_distance", "sentence_bleu")
 
 
@@ -24,6 +24,8 @@ class TrainingOptions:
         epochs: passes over the training set.
         max_steps: end after so many optimiser steps even if epochs are left; None sets no limit.
         batch_size: pairs of an optimiser step, those of all processes together.
+        batch_tokens: in place of `batch_size`, the most tokens of an optimiser step on either side,
+            padding counted: pairs times the longest text; None bounds the pairs.
         accumulate: passes in which a process works off its part of a step, to need less memory.
         optimizer: ``"adamw"``, ``"adam"`` (both with betas 0.9 and 0.98) or ``"sgd"``.
         learning_rate: the largest, see `learning_rate`.
@@ -47,8 +49,9 @@ class TrainingOptions:
             going down in time; None sets no limit. See `Pace`. A resumed run's clock goes on.
         seed: of the batches' order, of dropout and of all else that is drawn.
         validate_every: optimiser steps between validations; None validates after every epoch.
-        metric: what makes a model better: ``"exact_match"`` or ``"token_accuracy"``, free-running,
-            or ``"loss"``.
+        metric: what makes a model better: ``"exact_match"``, ``"token_accuracy"`` or
+            ``"token_error_rate"`` (CER, WER or PER, by the target's tokens), all three
+            free-running, or ``"loss"``.
         patience: end after so many validations without a better metric; None goes on.
         samples: outputs shown at each validation.
         keep_best: how many checkpoints of the best metrics are kept.
@@ -70,6 +73,7 @@ class TrainingOptions:
     epochs: int = 10
     max_steps: int | None = None
     batch_size: int = 64
+    batch_tokens: int | None = None
     accumulate: int = 1
     optimizer: str = "adamw"
     learning_rate: float = 3e-3
@@ -107,6 +111,7 @@ class TrainingOptions:
             ("epochs", 1),
             ("max_steps", 1),
             ("batch_size", 1),
+            ("batch_tokens", 1),
             ("accumulate", 1),
             ("plateau_patience", 1),
             ("risk_samples", 1),

@@ -21,22 +21,29 @@ from torch import Tensor
 from torch.nn import functional
 
 from seq2seq_ext.data import Batch
+from seq2seq_ext.metrics import edit_distances
 from seq2seq_ext.models import Seq2Seq
 
 
-def edit_distance(output: Sequence[int], reference: Sequence[int]) -> float:
-    """Insertions, deletions and substitutions (Levenshtein) over the reference's length.
+def edit_distance_costs(
+    outputs: Sequence[Sequence[int]], references: Sequence[Sequence[int]]
+) -> Tensor:
+    """Of each output the edit distance over the reference's length: float64 ``(N,)``.
 
     Example:
-        >>> edit_distance([5, 6, 6], [5, 6, 7, 8])
-        0.5
+        >>> edit_distance_costs([[5, 6, 6], [5]], [[5, 6, 7, 8], [5]]).tolist()
+        [0.5, 0.0]
     """
-    row = list(range(len(reference) + 1))
-    for i, token in enumerate(output, 1):
-        diagonal, row[0] = row[0], i
-        for j, wanted in enumerate(reference, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (token != wanted))
-    return row[-1] / max(1, len(reference))
+    lengths = torch.tensor([max(1, len(reference)) for reference in references])
+    return edit_distances(outputs, references).double() / lengths
+
+
+def sentence_bleu_costs(
+    outputs: Sequence[Sequence[int]], references: Sequence[Sequence[int]]
+) -> Tensor:
+    """Of each output `sentence_bleu_cost`: float64 ``(N,)``."""
+    pairs = zip(outputs, references, strict=True)
+    return torch.tensor([sentence_bleu_cost(*pair) for pair in pairs], dtype=torch.float64)
 
 
 def sentence_bleu_cost(output: Sequence[int], reference: Sequence[int]) -> float:
@@ -63,9 +70,9 @@ def sentence_bleu_cost(output: Sequence[int], reference: Sequence[int]) -> float
     return 1.0 - math.exp(brevity + logarithms)
 
 
-COSTS: dict[str, Callable[[Sequence[int], Sequence[int]], float]] = {
-    "edit_distance": edit_distance,
-    "sentence_bleu": sentence_bleu_cost,
+COSTS: dict[str, Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], Tensor]] = {
+    "edit_distance": edit_distance_costs,
+    "sentence_bleu": sentence_bleu_costs,
 }
 
 
@@ -107,7 +114,6 @@ def expected_risk(
     model.train(training)
     rows: list[int] = []
     outputs: list[list[int]] = []
-    costs: list[float] = []
     drawn_rows = _cut(drawn.tolist(), eos, pad)
     for i, reference in enumerate(references):
         subset = {tuple(reference): None}
@@ -115,7 +121,9 @@ def expected_risk(
         for ids in subset:
             rows.append(i)
             outputs.append(list(ids))
-            costs.append(COSTS[cost](_without(ids, eos), _without(reference, eos)))
+    costs = COSTS[cost](
+        [_without(ids, eos) for ids in outputs], [_without(references[i], eos) for i in rows]
+    )
     device = batch.source.device
     index = torch.tensor(rows, device=device)
     lengths = torch.tensor([len(ids) for ids in outputs], device=device)
@@ -131,7 +139,7 @@ def expected_risk(
     top = top.scatter_reduce(0, index, scores.detach(), "amax")
     weights = (scores - top[index]).exp()
     sums = weights.new_zeros(len(references)).index_add(0, index, weights)
-    risks = weights / sums[index] * torch.tensor(costs, device=device, dtype=weights.dtype)
+    risks = weights / sums[index] * costs.to(device, weights.dtype)
     return risks.sum() / len(references)
 
 

@@ -2,8 +2,8 @@
 
 ==============================  ================================================================
 ``config.json``                 the model's config and how it was trained
-``source_vocabulary.json``      the source's tokens in the order of their ids
-``target_vocabulary.json``      the target's tokens in the order of their ids
+``source_vocabulary.json``      the source's tokens in the order of their ids, or their tokenizer
+``target_vocabulary.json``      likewise the target's
 ``model.safetensors``           the weights; their header holds a fingerprint of the files above
 ``metrics.json``                figures measured on words not seen in training
 ==============================  ================================================================
@@ -37,6 +37,7 @@ _SOURCE = "source_vocabulary.json"
 _TARGET = "target_vocabulary.json"
 _WEIGHTS = "model.safetensors"
 METRICS_FILE = "metrics.json"
+LOG_FILE = "metrics.csv"
 
 
 class Hypothesis(NamedTuple):
@@ -81,7 +82,7 @@ class Run:
         """Convert texts, greedily unless options say otherwise; the model is in eval mode then.
 
         Args:
-            texts: sources; characters without an id are read as ``<unk>``.
+            texts: sources; tokens without an id are read as ``<unk>``.
             batch_size: texts at once; results do not depend on it.
             **options: of `GenerationOptions`. ``max_new_tokens`` is by default `room_for` of each
                 text's length.
@@ -125,6 +126,7 @@ class Run:
                 **({"max_new_tokens": room_for(source.size(1))} | dict(options)),
             )
             scores = output.sequences_scores
+            known = [None] * len(output.sequences) if scores is None else scores.tolist()
             each = len(output.sequences) // len(rows)
             for k, (ids, length) in enumerate(
                 zip(output.sequences.tolist(), output.lengths.tolist(), strict=True)
@@ -134,7 +136,7 @@ class Run:
                 results[row].append(
                     Hypothesis(
                         self.target_vocabulary.decode(ids),
-                        None if scores is None else float(scores[k]),
+                        known[k],
                         [written[i] for i in ids[:length]],
                         None if alignments is None else alignments[k, :length, : len(encoded[row])],
                     )
@@ -177,16 +179,36 @@ def save_run(folder: str | os.PathLike[str], run: Run) -> None:
         "model": run.model.config.to_dict(),
         "settings": dict(run.settings),
     }
+    tied = run.model.tied_weights
     weights = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in run.model.state_dict().items()
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in run.model.state_dict().items()
+        if name not in tied  # a file holds each tensor once
     }
     fingerprint = _fingerprint(run.model.config, run.source_vocabulary, run.target_vocabulary)
     content: bytes = safetensors.save(weights, {"fingerprint": fingerprint})
     write_json_atomically(folder / _CONFIG, config)
-    run.source_vocabulary.save(folder / _SOURCE)
-    run.target_vocabulary.save(folder / _TARGET)
+    save_vocabularies(folder, run.source_vocabulary, run.target_vocabulary)
     write_bytes_atomically(folder / _WEIGHTS, content)
     write_json_atomically(folder / METRICS_FILE, dict(run.metrics))
+
+
+def save_vocabularies(folder: Path, source: Vocabulary, target: Vocabulary) -> None:
+    """Write those of a run folder."""
+    source.save(folder / _SOURCE)
+    target.save(folder / _TARGET)
+
+
+def load_vocabularies(folder: Path) -> tuple[Vocabulary, Vocabulary] | None:
+    """Those of the sources and of the targets of a run folder, None where it lacks one.
+
+    Raises:
+        ValueError: if a file is damaged.
+        ModuleNotFoundError: if one is of subwords, and tokenizers is not installed.
+    """
+    if not all((folder / name).is_file() for name in (_SOURCE, _TARGET)):
+        return None
+    return Vocabulary.load(folder / _SOURCE), Vocabulary.load(folder / _TARGET)
 
 
 def load_run(folder: str | os.PathLike[str]) -> Run:
@@ -215,8 +237,9 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         config = Seq2SeqConfig.from_dict(description["model"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / _CONFIG} holds no valid model config: {error}") from error
-    source_vocabulary = Vocabulary.load(folder / _SOURCE)
-    target_vocabulary = Vocabulary.load(folder / _TARGET)
+    vocabularies = load_vocabularies(folder)
+    assert vocabularies is not None  # the files are there
+    source_vocabulary, target_vocabulary = vocabularies
 
     try:
         with safetensors.safe_open(folder / _WEIGHTS, framework="pt") as file:
@@ -230,6 +253,8 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
             f"{_SOURCE} and {_TARGET}; train again"
         )
     model = Seq2Seq(config)
+    for name, kept in model.tied_weights.items():
+        weights[name] = weights[kept]
     model.load_state_dict(weights)
     return Run(
         model.eval(),
@@ -242,5 +267,5 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
 
 def _fingerprint(config: Seq2SeqConfig, source: Vocabulary, target: Vocabulary) -> str:
     """SHA-256 of all that the weights depend on."""
-    described = [config.to_dict(), source.to_list(), target.to_list()]
+    described = [config.to_dict(), source.to_json(), target.to_json()]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

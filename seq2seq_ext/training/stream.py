@@ -7,12 +7,11 @@ what a step learns from.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from seq2seq_ext.data import Batch, LengthBuckets, PairDataset
+from seq2seq_ext.data import Batch, EncodedPairs, LengthBuckets
 
 
 class Position(NamedTuple):
@@ -72,7 +71,7 @@ class Stream:
 
     def __init__(
         self,
-        dataset: PairDataset,
+        dataset: EncodedPairs,
         sampler: LengthBuckets,
         epochs: int,
         *,
@@ -118,12 +117,3 @@ class Stream:
                 first=i == 0,
                 last=i == self.accumulate - 1,
             )
-
-
-def fingerprint(dataset: PairDataset) -> int:
-    """A checksum of all tokens and lengths, by which a resumed run knows its data again."""
-    check = 0
-    for side in (dataset.source, dataset.target):
-        for tensor in (side.lengths, side.tokens):
-            check = zlib.crc32(tensor.numpy().data, check)
-    return check

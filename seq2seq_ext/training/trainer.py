@@ -22,7 +22,7 @@ from rich.console import Console
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 
-from seq2seq_ext.data import PairDataset
+from seq2seq_ext.data import EncodedPairs, PairDataset
 from seq2seq_ext.models import Seq2Seq
 from seq2seq_ext.training.checkpoints import FOLDER, LAST, AtomicCheckpointIO, Checkpoints
 from seq2seq_ext.training.logs import Logging
@@ -54,7 +54,7 @@ class TrainingReport:
 
 def train(
     model: Seq2Seq,
-    dataset: PairDataset,
+    dataset: EncodedPairs,
     options: TrainingOptions | None = None,
     *,
     dev: PairDataset | None = None,

@@ -98,20 +98,24 @@ class Validation(StepCallback):
         self.console.print(
             f"step {module.steps:,}  dev loss {found.loss:.3f}  "
             f"exact match {forced.exact_match:.1%} teacher-forced, {free.exact_match:.1%} "
-            f"free-running  token accuracy {forced.token_accuracy:.1%}, {free.token_accuracy:.1%}",
+            f"free-running  token accuracy {forced.token_accuracy:.1%}, {free.token_accuracy:.1%}  "
+            f"{error_rates(found, self.dataset)}",
             highlight=False,
         )
         shown = min(self.options.samples, len(self.dataset))
         for i in range(shown):
-            source, target = self.dataset.pairs[i * len(self.dataset) // shown]
-            written = found.predictions[i * len(self.dataset) // shown]
-            right = "" if written == target else f"  (right: {target})"
+            row = i * len(self.dataset) // shown
+            (source, _), written = self.dataset.pairs[row], found.predictions[row]
+            references = self.dataset.references[row]
+            right = "" if written in references else f"  (right: {' or '.join(references)})"
             self.console.print(f"  {source} -> {written}{right}", highlight=False, markup=False)
 
 
 def metric_of(found: Evaluation, name: str) -> float:
     """The figure by which options say a model is better: one of `METRICS`."""
-    return found.loss if name == "loss" else float(getattr(found.free_running, name))
+    if name in ("loss", "token_error_rate"):
+        return float(getattr(found, name))
+    return float(getattr(found.free_running, name))
 
 
 def figures(found: Evaluation) -> dict[str, float]:
@@ -122,4 +126,11 @@ def figures(found: Evaluation) -> dict[str, float]:
         "dev_free_running_exact_match": found.free_running.exact_match,
         "dev_teacher_forced_token_accuracy": found.teacher_forced.token_accuracy,
         "dev_free_running_token_accuracy": found.free_running.token_accuracy,
+        "dev_token_error_rate": found.token_error_rate,
     }
+
+
+def error_rates(found: Evaluation, dataset: PairDataset) -> str:
+    """Both error rates, by the names that they have for such texts: ``WER 25.3%, PER 6.2%``."""
+    sequences, tokens = dataset.error_names
+    return f"{sequences} {found.sequence_error_rate:.1%}, {tokens} {found.token_error_rate:.1%}"

@@ -1,0 +1,72 @@
+"""What a loader gives: the model, its vocabularies, and tokens in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seq2seq_ext.generation import GenerationOptions
+from seq2seq_ext.models import Seq2Seq
+from seq2seq_ext.pretrained.tokens import TokenVocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedModel:
+    """A model whose weights come from another package.
+
+    Args:
+        model: in evaluation mode; its ids are those of the vocabularies here.
+        source_vocabulary: what the encoder reads.
+        target_vocabulary: what the decoder writes.
+        options: how the other package searches by default.
+    """
+
+    model: Seq2Seq
+    source_vocabulary: TokenVocabulary
+    target_vocabulary: TokenVocabulary
+    options: GenerationOptions
+
+    def encode(self, sources: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
+        """Sources as the model takes them: int64 ids ``(B, T)`` and lengths ``(B,)``.
+
+        Args:
+            sources: B sequences of tokens; a text stands for its characters.
+        """
+        ids = [
+            torch.tensor(self.source_vocabulary.encode(source), dtype=torch.int64)
+            for source in sources
+        ]
+        lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
+        padded = torch.zeros(len(ids), int(lengths.max()) if ids else 0, dtype=torch.int64)
+        for row, source_ids in zip(padded, ids, strict=True):
+            row[: len(source_ids)] = source_ids
+        return padded, lengths
+
+    def generate(
+        self,
+        sources: Sequence[Sequence[str]],
+        options: GenerationOptions | None = None,
+        **changes: Any,
+    ) -> list[list[str]]:
+        """Targets of all sources, searched in one batch.
+
+        Args:
+            sources: B sequences of tokens; a text stands for its characters.
+            options: None stands for the other package's way, ``self.options``.
+            **changes: options by name, over those of `options`.
+
+        Returns:
+            ``B * num_return_sequences`` lists of tokens.
+
+        Raises:
+            TypeError, ValueError: as `seq2seq_ext.Seq2Seq.generate`.
+        """
+        device = next(self.model.parameters()).device
+        source, lengths = (tensor.to(device) for tensor in self.encode(sources))
+        options = self.options if options is None else options
+        written = self.model.generate(source, lengths, options, **changes)
+        return [self.target_vocabulary.decode(row) for row in written.tolist()]
