@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from serving_cases import ATTENDING, WORDS, new_run, served
 
-import seq2seq_ext
 from seq2seq_ext import serving
-from seq2seq_ext.data import Vocabulary
-from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig
 from seq2seq_ext.serving import ServingOptions
 from seq2seq_ext.training import Run, save_run
 
@@ -28,26 +22,12 @@ pytest.importorskip("fastapi", reason="needs the extra [serve]")
 httpx = pytest.importorskip("httpx", reason="needs the extra [test]")
 TestClient = pytest.importorskip("fastapi.testclient").TestClient
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-WORDS = [LETTERS[i : i + 1 + i % 19] for i in range(20)]
 LIMITS = {"max_length": 40, "max_texts": 30, "max_body": 4000, "max_attention": 40_000}
-
-
-def new_run(**changes) -> Run:
-    """Random weights, large enough that every source is written otherwise."""
-    torch.manual_seed(0)
-    sizes = {"encoder_hidden_size": 12, "decoder_hidden_size": 12}
-    sizes |= {"source_vocab_size": 30, "target_vocab_size": 30}
-    model = Seq2Seq(Seq2SeqConfig(**(sizes | changes)))
-    for parameter in model.parameters():
-        parameter.data.mul_(4)
-    return Run(model.eval(), Vocabulary(LETTERS), Vocabulary(LETTERS))
 
 
 @pytest.fixture(scope="module")
 def runs():
-    attending = {"attention": "additive", "attention_query": "previous"}
-    return {"plain": new_run(), "attending": new_run(**attending)}
+    return {"plain": new_run(), "attending": new_run(**ATTENDING)}
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +69,9 @@ def test_attention_has_a_row_for_every_token(client):
 
 def test_models_and_health_and_metrics(client):
     assert client.get("/health").json() == {"status": "ok"}
-    assert [each["name"] for each in client.get("/models").json()["models"]] == [
-        "plain",
-        "attending",
-    ]
+    about = client.get("/models").json()
+    assert [each["name"] for each in about["models"]] == ["plain", "attending"]
+    assert about["limits"]["max_length"] == LIMITS["max_length"]
     client.post("/translate", json={"text": "a"})
     client.post("/translate", json={"text": 1})
     text = client.get("/metrics").text
@@ -261,18 +240,8 @@ def test_one_bad_text_fails_alone():
 @pytest.fixture
 def server(runs, tmp_path):
     save_run(tmp_path / "plain", runs["plain"])
-    with subprocess.Popen(
-        [sys.executable, "-m", "seq2seq_ext.cli", "serve", str(tmp_path / "plain"), "--port", "0",
-         "--threads", "1"],
-        stdout=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(seq2seq_ext.__file__).parents[1])},
-    ) as process:  # fmt: skip
-        try:
-            line = process.stdout.readline()
-            process.url = re.search(r"http://\S+", line)[0]
-            yield process
-        finally:
-            process.kill()
+    with served(tmp_path / "plain") as process:
+        yield process
 
 
 async def load(url, clients, each):
