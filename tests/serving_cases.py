@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,19 @@ def new_run(**changes) -> Run:
     for parameter in model.parameters():
         parameter.data.mul_(4)
     return Run(model.eval(), Vocabulary(LETTERS), Vocabulary(LETTERS))
+
+
+class SlowRun(Run):
+    """Takes a while for each batch, and remembers which texts shared one."""
+
+    seconds = 0.3
+
+    def n_best(self, texts, n, **options):
+        self.settings.setdefault("batches", []).append(list(texts))
+        if "poison" in texts:
+            raise RuntimeError("bad text")
+        time.sleep(self.seconds)
+        return super().n_best(texts, n, **options)
 
 
 @contextmanager

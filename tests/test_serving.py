@@ -6,17 +6,17 @@ import asyncio
 import json
 import re
 import signal
-import time
+import ssl
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from serving_cases import ATTENDING, WORDS, new_run, served
+from serving_cases import ATTENDING, WORDS, SlowRun, new_run, served
 
 from seq2seq_ext import serving
 from seq2seq_ext.serving import ServingOptions
-from seq2seq_ext.training import Run, save_run
+from seq2seq_ext.training import save_run
 
 pytest.importorskip("fastapi", reason="needs the extra [serve]")
 httpx = pytest.importorskip("httpx", reason="needs the extra [test]")
@@ -178,40 +178,35 @@ def test_no_body_is_the_servers_fault(client, body):
 # Queue, time-out, batches: the model is replaced by one that waits to be told.
 
 
-class SlowRun(Run):
-    """Takes a while for each batch, and remembers which texts shared one."""
-
-    seconds = 0.3
-
-    def n_best(self, texts, n, **options):
-        self.settings.setdefault("batches", []).append(list(texts))
-        if "poison" in texts:
-            raise RuntimeError("bad text")
-        time.sleep(self.seconds)
-        return super().n_best(texts, n, **options)
-
-
 def slow_app(**limits):
     run = new_run()
     run = SlowRun(run.model, run.source_vocabulary, run.target_vocabulary, settings={})
     return run, serving.create_app({"slow": run}, ServingOptions(**limits))
 
 
-async def post_all(app, bodies):
+async def post_all(app, bodies, *, behind=None):
+    """All at once; `behind` is a run of which one text is being decoded when they arrive."""
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
     ):
-        return await asyncio.gather(*(client.post("/translate", json=body) for body in bodies))
+        first = []
+        if behind is not None:
+            first.append(asyncio.create_task(client.post("/translate", json={"text": "zz"})))
+            while not behind.settings.get("batches"):
+                await asyncio.sleep(0.01)
+        rest = await asyncio.gather(*(client.post("/translate", json=body) for body in bodies))
+        await asyncio.gather(*first)
+        return rest
 
 
 def test_texts_of_many_requests_share_a_batch_by_length():
-    run, app = slow_app(max_batch=4, max_delay=0.1)
+    run, app = slow_app(max_batch=4, max_delay=0.01)
     words = ["aaaaaaa", "b", "ccccccc", "d", "eeeeeee", "f", "ggggggg", "h"]
-    answers = asyncio.run(post_all(app, [{"text": word} for word in words]))
+    answers = asyncio.run(post_all(app, [{"text": word} for word in words], behind=run))
     assert [answer.status_code for answer in answers] == [200] * 8
     batches = [sorted(map(len, batch)) for batch in run.settings["batches"]]
-    assert batches == [[7] * 4, [1] * 4]
+    assert batches == [[2], [7] * 4, [1] * 4]
 
 
 def test_a_full_queue_and_a_late_result_are_told():
@@ -246,15 +241,16 @@ def server(runs, tmp_path):
 
 async def load(url, clients, each):
     """What every client got for its own words, over a connection of its own."""
-    limits = httpx.Limits(max_connections=clients)
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60, trust_env=False) as http:
+    shared = {"base_url": url, "timeout": 60, "trust_env": False}
+    shared["verify"] = ssl.create_default_context()  # unused, and else made for each
 
-        async def one(i):
-            words = [WORDS[(i * 7 + k) % len(WORDS)] for k in range(each)]
+    async def one(i):
+        words = [WORDS[(i * 7 + k) % len(WORDS)] for k in range(each)]
+        async with httpx.AsyncClient(**shared) as http:
             answers = [await http.post("/translate", json={"text": word}) for word in words]
-            return words, answers
+        return words, answers
 
-        return await asyncio.gather(*(one(i) for i in range(clients)))
+    return await asyncio.gather(*(one(i) for i in range(clients)))
 
 
 def test_200_clients_get_each_its_own_answer(server, runs):
