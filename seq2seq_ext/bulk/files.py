@@ -163,8 +163,10 @@ def _identity(
 
 
 def _model_digest(run: Run) -> str:
-    """SHA-256 of the config and all weights."""
-    digest = hashlib.sha256(repr(sorted(run.model.config.to_dict().items())).encode())
+    """SHA-256 of the config, the vocabularies and all weights."""
+    tokens = (run.source_vocabulary.to_list(), run.target_vocabulary.to_list())
+    config = sorted(run.model.config.to_dict().items())
+    digest = hashlib.sha256(repr((config, tokens)).encode())
     for name, tensor in run.model.state_dict().items():
         data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

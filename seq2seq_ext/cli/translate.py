@@ -186,12 +186,12 @@ class _Teller:
         print(f"seq2seq-ext: {message}", file=sys.stderr)
 
     def texts(self, texts: list[str]) -> None:
-        """Tell once about each character that the model does not know."""
-        unknown = self._vocabulary.unknown("".join(texts))
-        new = [character for character in unknown if character not in self._told]
+        """Tell once about each token that the model does not know."""
+        unknown = dict.fromkeys(t for text in texts for t in self._vocabulary.unknown(text))
+        new = [token for token in unknown if token not in self._told]
         if new:
             self._told.update(new)
-            shown = " ".join(repr(character) for character in new)
+            shown = " ".join(repr(token) for token in new)
             self.say(f"read as <unk>, not seen in training: {shown}")
 
     def lines(self, done: int) -> None:
