@@ -4,50 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
+import ssl
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from serving_cases import ATTENDING, WORDS, SlowRun, new_run, served
 
-import seq2seq_ext
 from seq2seq_ext import serving
-from seq2seq_ext.data import Vocabulary
-from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig
 from seq2seq_ext.serving import ServingOptions
-from seq2seq_ext.training import Run, save_run
+from seq2seq_ext.training import save_run
 
 pytest.importorskip("fastapi", reason="needs the extra [serve]")
 httpx = pytest.importorskip("httpx", reason="needs the extra [test]")
 TestClient = pytest.importorskip("fastapi.testclient").TestClient
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-WORDS = [LETTERS[i : i + 1 + i % 19] for i in range(20)]
 LIMITS = {"max_length": 40, "max_texts": 30, "max_body": 4000, "max_attention": 40_000}
-
-
-def new_run(**changes) -> Run:
-    """Random weights, large enough that every source is written otherwise."""
-    torch.manual_seed(0)
-    sizes = {"encoder_hidden_size": 12, "decoder_hidden_size": 12}
-    sizes |= {"source_vocab_size": 30, "target_vocab_size": 30}
-    model = Seq2Seq(Seq2SeqConfig(**(sizes | changes)))
-    for parameter in model.parameters():
-        parameter.data.mul_(4)
-    return Run(model.eval(), Vocabulary(LETTERS), Vocabulary(LETTERS))
 
 
 @pytest.fixture(scope="module")
 def runs():
-    attending = {"attention": "additive", "attention_query": "previous"}
-    return {"plain": new_run(), "attending": new_run(**attending)}
+    return {"plain": new_run(), "attending": new_run(**ATTENDING)}
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +69,9 @@ def test_attention_has_a_row_for_every_token(client):
 
 def test_models_and_health_and_metrics(client):
     assert client.get("/health").json() == {"status": "ok"}
-    assert [each["name"] for each in client.get("/models").json()["models"]] == [
-        "plain",
-        "attending",
-    ]
+    about = client.get("/models").json()
+    assert [each["name"] for each in about["models"]] == ["plain", "attending"]
+    assert about["limits"]["max_length"] == LIMITS["max_length"]
     client.post("/translate", json={"text": "a"})
     client.post("/translate", json={"text": 1})
     text = client.get("/metrics").text
@@ -199,40 +178,35 @@ def test_no_body_is_the_servers_fault(client, body):
 # Queue, time-out, batches: the model is replaced by one that waits to be told.
 
 
-class SlowRun(Run):
-    """Takes a while for each batch, and remembers which texts shared one."""
-
-    seconds = 0.3
-
-    def n_best(self, texts, n, **options):
-        self.settings.setdefault("batches", []).append(list(texts))
-        if "poison" in texts:
-            raise RuntimeError("bad text")
-        time.sleep(self.seconds)
-        return super().n_best(texts, n, **options)
-
-
 def slow_app(**limits):
     run = new_run()
     run = SlowRun(run.model, run.source_vocabulary, run.target_vocabulary, settings={})
     return run, serving.create_app({"slow": run}, ServingOptions(**limits))
 
 
-async def post_all(app, bodies):
+async def post_all(app, bodies, *, behind=None):
+    """All at once; `behind` is a run of which one text is being decoded when they arrive."""
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
     ):
-        return await asyncio.gather(*(client.post("/translate", json=body) for body in bodies))
+        first = []
+        if behind is not None:
+            first.append(asyncio.create_task(client.post("/translate", json={"text": "zz"})))
+            while not behind.settings.get("batches"):
+                await asyncio.sleep(0.01)
+        rest = await asyncio.gather(*(client.post("/translate", json=body) for body in bodies))
+        await asyncio.gather(*first)
+        return rest
 
 
 def test_texts_of_many_requests_share_a_batch_by_length():
-    run, app = slow_app(max_batch=4, max_delay=0.1)
+    run, app = slow_app(max_batch=4, max_delay=0.01)
     words = ["aaaaaaa", "b", "ccccccc", "d", "eeeeeee", "f", "ggggggg", "h"]
-    answers = asyncio.run(post_all(app, [{"text": word} for word in words]))
+    answers = asyncio.run(post_all(app, [{"text": word} for word in words], behind=run))
     assert [answer.status_code for answer in answers] == [200] * 8
     batches = [sorted(map(len, batch)) for batch in run.settings["batches"]]
-    assert batches == [[7] * 4, [1] * 4]
+    assert batches == [[2], [7] * 4, [1] * 4]
 
 
 def test_a_full_queue_and_a_late_result_are_told():
@@ -261,31 +235,22 @@ def test_one_bad_text_fails_alone():
 @pytest.fixture
 def server(runs, tmp_path):
     save_run(tmp_path / "plain", runs["plain"])
-    with subprocess.Popen(
-        [sys.executable, "-m", "seq2seq_ext.cli", "serve", str(tmp_path / "plain"), "--port", "0",
-         "--threads", "1"],
-        stdout=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(seq2seq_ext.__file__).parents[1])},
-    ) as process:  # fmt: skip
-        try:
-            line = process.stdout.readline()
-            process.url = re.search(r"http://\S+", line)[0]
-            yield process
-        finally:
-            process.kill()
+    with served(tmp_path / "plain") as process:
+        yield process
 
 
 async def load(url, clients, each):
     """What every client got for its own words, over a connection of its own."""
-    limits = httpx.Limits(max_connections=clients)
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60, trust_env=False) as http:
+    shared = {"base_url": url, "timeout": 60, "trust_env": False}
+    shared["verify"] = ssl.create_default_context()  # unused, and else made for each
 
-        async def one(i):
-            words = [WORDS[(i * 7 + k) % len(WORDS)] for k in range(each)]
+    async def one(i):
+        words = [WORDS[(i * 7 + k) % len(WORDS)] for k in range(each)]
+        async with httpx.AsyncClient(**shared) as http:
             answers = [await http.post("/translate", json={"text": word}) for word in words]
-            return words, answers
+        return words, answers
 
-        return await asyncio.gather(*(one(i) for i in range(clients)))
+    return await asyncio.gather(*(one(i) for i in range(clients)))
 
 
 def test_200_clients_get_each_its_own_answer(server, runs):

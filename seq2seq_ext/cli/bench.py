@@ -33,6 +33,7 @@ from seq2seq_ext.benchmark.tables import (
 )
 from seq2seq_ext.benchmark.timing import Timing
 from seq2seq_ext.benchmark.workloads import TORCH
+from seq2seq_ext.cli import bench_decode
 from seq2seq_ext.cli.lists import one_of as _one_of
 from seq2seq_ext.cli.lists import several as _several
 from seq2seq_ext.cli.numbers import positive_float, positive_int
@@ -47,6 +48,7 @@ examples:
   seq2seq-ext bench --cells LSTM --work inference --hidden-sizes 256 --batch-sizes 1,32
   seq2seq-ext bench --threads 1,2 --json new.json --plot new.png --compare old.json
   seq2seq-ext bench --scaling
+  seq2seq-ext bench --decode --batch-sizes 1,64 --beams 1,5 --threads 1
   seq2seq-ext bench --device cuda --json gpu.json --plot gpu.png
 
 Progress goes to stderr, the tables, in Markdown, to stdout. The status is 1 where --compare finds
@@ -136,13 +138,17 @@ def add_parser(subcommands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument(
         "--compare", type=Path, metavar="OLD.json", help="tell what is slower than in that run"
     )
+    bench_decode.add_arguments(parser)
     parser.set_defaults(run=run, parser=parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure, print, write what was asked for; 1 if something became slower or is wrong."""
     _check_options(options)
+    bench_decode.check_arguments(options)
     # What is missing is better known before measuring than after.
+    if options.decode:
+        return bench_decode.run(options, _write)
     check("numpy", extra="bench", purpose="seq2seq-ext bench")
     check("rich", extra="bench", purpose="seq2seq-ext bench")
     if options.plot:

@@ -7,7 +7,18 @@ import os
 import sys
 from collections.abc import Sequence
 
-from seq2seq_ext.cli import bench, demo, evaluate, info, plan, plot, serve, train, translate
+from seq2seq_ext.cli import (
+    bench,
+    demo,
+    evaluate,
+    export,
+    info,
+    plan,
+    plot,
+    serve,
+    train,
+    translate,
+)
 
 _DESCRIPTION = """\
 Recurrent encoder-decoders on fused kernels.
@@ -18,6 +29,7 @@ Recurrent encoder-decoders on fused kernels.
   seq2seq-ext plot runs/plural          learning curves; accuracy, attention, beams
   seq2seq-ext translate runs/plural fox convert words with a trained run
   seq2seq-ext serve runs/plural         the same over HTTP
+  seq2seq-ext export runs/plural --format onnx   for another runtime
   seq2seq-ext bench                     our layers beside torch, onnxruntime and OpenVINO
   seq2seq-ext plan --devices h100       how the CUDA kernels would be laid on a GPU
   seq2seq-ext info                      what to put in a problem report
@@ -40,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     subcommands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (demo, train, evaluate, plot, translate, serve, bench, plan, info):
+    for module in (demo, train, evaluate, plot, translate, serve, export, bench, plan, info):
         module.add_parser(subcommands)
     options = parser.parse_args(arguments)
     try:

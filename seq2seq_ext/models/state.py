@@ -94,12 +94,15 @@ def check_tokens(name: str, tokens: Tensor, vocab_size: int) -> None:
     """Raise where `tokens` is no int64 ``(B, T)`` tensor, naming the argument.
 
     Ids are compared with the vocabulary on the CPU alone: on a GPU the comparison would wait for
-    the device, and the embedding checks there.
+    the device, and the embedding checks there. A compiled or exported graph has no such branch
+    either; its embedding checks, or the runtime's.
     """
     if tokens.dim() != 2:
         raise ValueError(f"{name} must be 2-D (batch, time), got shape {tuple(tokens.shape)}")
     if tokens.dtype != torch.int64:
         raise TypeError(f"{name} must be int64, got {tokens.dtype}")
+    if torch.compiler.is_compiling():
+        return
     if tokens.device.type == "cpu" and tokens.numel():
         low, high = (int(bound) for bound in torch.aminmax(tokens))
         if low < 0 or high >= vocab_size:
@@ -123,7 +126,7 @@ def resolve_lengths(name: str, lengths: Tensor | None, tokens: Tensor, pad_token
         raise TypeError(f"{name} must hold integers, got {lengths.dtype}")
     if lengths.shape != (batch,):
         raise ValueError(f"{name} must have shape ({batch},), got {tuple(lengths.shape)}")
-    if lengths.device.type == "cpu" and batch:
+    if not torch.compiler.is_compiling() and lengths.device.type == "cpu" and batch:
         low, high = (int(bound) for bound in torch.aminmax(lengths))
         if low < 0 or high > time:
             raise ValueError(f"{name} must be in [0, {time}], got {low if low < 0 else high}")
@@ -150,4 +153,5 @@ def reverse_rows(tokens: Tensor, lengths: Tensor) -> Tensor:
     position = torch.arange(tokens.size(1), device=tokens.device)
     mirrored = lengths.to(tokens.device)[:, None] - 1 - position
     index = torch.where(mirrored < 0, position, mirrored)
-    return tokens.take_along_dim(index.view(*index.shape, *[1] * (tokens.dim() - 2)), 1)
+    index = index.view(*index.shape, *[1] * (tokens.dim() - 2))
+    return tokens.gather(1, index.expand_as(tokens))

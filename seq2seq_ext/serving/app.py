@@ -1,4 +1,4 @@
-"""The service as an ASGI application: ``POST /translate``, ``GET /health /models /metrics``.
+"""The service as an ASGI application: ``POST /translate``, ``GET / /health /models /metrics``.
 
 The event loop reads, checks and answers; one thread decodes. What a request may cost is bounded
 before it enters the queue, and a client that went away leaves it.
@@ -25,6 +25,7 @@ from seq2seq_ext.serving.batching import Batcher, QueueFullError
 from seq2seq_ext.serving.metrics import Metrics
 from seq2seq_ext.serving.options import ServingOptions
 from seq2seq_ext.serving.requests import Refusal, TranslateRequest, read_request
+from seq2seq_ext.serving.web import add_page
 from seq2seq_ext.training import Hypothesis, Run
 from seq2seq_ext.training.run import room_for
 
@@ -228,6 +229,11 @@ class Service:
             for name, run in self.runs.items()
         ]
 
+    def limits(self) -> dict[str, int]:
+        """What a request may ask for."""
+        names = ("max_texts", "max_length", "max_beams", "max_body", "max_attention")
+        return {name: getattr(self.options, name) for name in names}
+
 
 def create_app(runs: Mapping[str, Run], options: ServingOptions | None = None) -> FastAPI:
     """The application, for any ASGI server; its `Service` is ``app.state.service``.
@@ -264,12 +270,13 @@ def create_app(runs: Mapping[str, Run], options: ServingOptions | None = None) -
 
     @app.get("/models")
     async def models() -> JSONResponse:
-        return JSONResponse({"models": service.models()})
+        return JSONResponse({"models": service.models(), "limits": service.limits()})
 
     @app.get("/metrics")
     async def metrics() -> Response:
         return Response(service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
+    add_page(app)
     return app
 
 

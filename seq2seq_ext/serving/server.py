@@ -66,6 +66,7 @@ def serve(
             on_ready(f"http://{shown}:{listener.getsockname()[1]}/")
         config = uvicorn.Config(
             app,
+            http="h11",  # bounds the headers, which httptools, if it is there, would not
             log_level="warning",
             timeout_graceful_shutdown=_GRACE_SECONDS,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,

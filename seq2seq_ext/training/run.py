@@ -30,6 +30,8 @@ from seq2seq_ext.data import Vocabulary
 from seq2seq_ext.data.extras import require
 from seq2seq_ext.data.files import read_json, write_bytes_atomically, write_json_atomically
 from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig
+from seq2seq_ext.nn import prepack
+from seq2seq_ext.training.int8 import narrowed, widened
 
 FORMAT = 1
 _CONFIG = "config.json"
@@ -165,13 +167,22 @@ def _even_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]
             yield group[first : first + batch_size]
 
 
-def save_run(folder: str | os.PathLike[str], run: Run) -> None:
+def save_run(folder: str | os.PathLike[str], run: Run, *, dtype: torch.dtype | None = None) -> None:
     """Write a run folder, over an older one if there is one.
+
+    Args:
+        folder: made if there is none.
+        run: what is written.
+        dtype: ``torch.int8`` keeps the recurrent matrices in 8 bits, and `load_run` gives a model
+            that is prepacked in them; None keeps all weights as they are.
 
     Raises:
         ModuleNotFoundError: if safetensors is not installed.
         OSError: if the folder cannot be written.
+        ValueError: if `dtype` is another one, or no weight can be kept in it.
     """
+    if dtype not in (None, torch.int8):
+        raise ValueError(f"dtype must be None or torch.int8, got {dtype}")
     safetensors = require("safetensors.torch", extra="train", purpose="saving a run")
     folder = Path(folder)
     config = {
@@ -185,6 +196,8 @@ def save_run(folder: str | os.PathLike[str], run: Run) -> None:
         for name, tensor in run.model.state_dict().items()
         if name not in tied  # a file holds each tensor once
     }
+    if dtype is torch.int8:
+        weights = narrowed(run.model, weights)
     fingerprint = _fingerprint(run.model.config, run.source_vocabulary, run.target_vocabulary)
     content: bytes = safetensors.save(weights, {"fingerprint": fingerprint})
     write_json_atomically(folder / _CONFIG, config)
@@ -212,7 +225,8 @@ def load_vocabularies(folder: Path) -> tuple[Vocabulary, Vocabulary] | None:
 
 
 def load_run(folder: str | os.PathLike[str]) -> Run:
-    """Read what `save_run` wrote; the model is in eval mode, on the CPU.
+    """Read what `save_run` wrote; the model is in eval mode, on the CPU, and prepacked where its
+    weights were kept in 8 bits.
 
     Raises:
         FileNotFoundError: if there is no such folder or it lacks a file.
@@ -253,9 +267,12 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
             f"{_SOURCE} and {_TARGET}; train again"
         )
     model = Seq2Seq(config)
+    weights, is_narrow = widened(weights)
     for name, kept in model.tied_weights.items():
         weights[name] = weights[kept]
     model.load_state_dict(weights)
+    if is_narrow:
+        prepack(model, torch.int8)
     return Run(
         model.eval(),
         source_vocabulary,

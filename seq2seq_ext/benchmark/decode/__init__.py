@@ -1,0 +1,5 @@
+"""Decoding timed beside a batched search in plain torch: `seq2seq-ext bench --decode`.
+
+`models` makes what is decoded, `peer` is the other implementation, `measuring` lets both take turns
+over the same sentences and compares what they write, `results` and `tables` tell.
+"""
