@@ -53,6 +53,9 @@ def prepack(model: Model, dtype: torch.dtype | None = None) -> Model:
     the matrices are packed; biases, gains and peepholes are read as they are in each call. With
     ``dtype`` None the input's matrix is left to torch, which multiplies it as without this.
 
+    **A decoder** of :class:`~seq2seq_ext.Seq2Seq` keeps the matrices of its attention and output
+    layer as well, for the steps and searches of ``generate``; a search counts as 16 steps.
+
     Under ``torch.autocast`` a prepacked layer uses the weights that it keeps, and its outputs are
     rounded to autocast's dtype.
 
