@@ -89,7 +89,7 @@ def rnn(
     if not (lengths is batch_sizes is resets is dropout_mask is None):
         sequence = (lengths, batch_sizes, resets, dropout_mask)
     options = (_NUMBER[cell], num_layers, bidirectional)
-    y, h_n, c_n, *_ = _call(x, h_0, c_0, weights, options, sequence, packed, _special())
+    y, h_n, c_n, *_ = _call(x, h_0, c_0, weights, options, sequence, packed, transforms.watched())
     return y, h_n, c_n if cell == "lstm" else None
 
 
@@ -120,7 +120,9 @@ def step(
     >>> h.shape, c.shape
     (torch.Size([4, 2]), torch.Size([4, 2]))
     """
-    h, _, c, *_ = _call(x, h, c, weights, (_NUMBER[cell], 1, False), (), packed, _special())
+    h, _, c, *_ = _call(
+        x, h, c, weights, (_NUMBER[cell], 1, False), (), packed, transforms.watched()
+    )
     return h, c if cell == "lstm" else None
 
 
@@ -142,7 +144,7 @@ def attempt(
 
     ``x`` may be (B, I) as for :func:`step`, whose h is then the first result.
     """
-    if _special() or autocast_is_on():
+    if transforms.watched() or autocast_is_on():
         return None
     try:
         y, h_n, c_n, _ = _call(
@@ -151,16 +153,6 @@ def attempt(
     except (RuntimeError, TypeError, AttributeError):  # the last if something is no tensor
         return None
     return y, h_n, c_n if cell == "lstm" else None
-
-
-# Looked up once: small calls would notice.
-_is_compiling = torch.compiler.is_compiling
-_is_tracing = torch._C._is_tracing
-
-
-def _special() -> bool:
-    """Whether a compiler, a tracer, a function transform or forward mode is at work."""
-    return _is_compiling() or _is_tracing() or transforms.active()
 
 
 def _call(

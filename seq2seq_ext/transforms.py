@@ -7,9 +7,17 @@ from torch import Tensor
 from torch._C import _functorch
 from torch.autograd import forward_ad
 
-__all__ = ["active", "derivatives", "requires_grad"]
+__all__ = ["active", "derivatives", "requires_grad", "watched"]
 
+# Looked up once: small calls would notice.
 _functorch_active = torch._C._are_functorch_transforms_active
+_is_compiling = torch.compiler.is_compiling
+_is_tracing = torch._C._is_tracing
+
+
+def watched() -> bool:
+    """Whether a compiler, a tracer, a function transform or forward mode is at work."""
+    return _is_compiling() or _is_tracing() or active()
 
 
 def active() -> bool:
@@ -17,9 +25,7 @@ def active() -> bool:
 
     A compiler that looks at the program takes care of those itself.
     """
-    return not torch.compiler.is_compiling() and (
-        forward_ad._current_level >= 0 or _functorch_active()
-    )
+    return not _is_compiling() and (forward_ad._current_level >= 0 or _functorch_active())
 
 
 def derivatives() -> tuple[int, bool]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from seq2seq_ext import transforms
 from seq2seq_ext.decoder.packed import DecoderWeights, PackedDecoder, Sources
 from seq2seq_ext.generation.options import GenerationOptions
 from seq2seq_ext.generation.output import GenerationOutput
@@ -129,7 +130,7 @@ def _weights(decoder: Decoder, state: DecoderState) -> DecoderWeights | None:
         or embedding.dtype not in (torch.float32, torch.float64)
         or state.h.dtype != embedding.dtype
         or autocast_is_on()
-        or torch.compiler.is_compiling()
+        or transforms.watched()
     ):
         return None
     modules: list[nn.Module] = [decoder.embedding, rnn]

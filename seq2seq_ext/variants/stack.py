@@ -220,7 +220,7 @@ class Stack:
 
     def _needs_no_parameters(self, *inputs: Tensor | None) -> bool:
         """Whether a call of these inputs may read packed weights instead."""
-        if torch.compiler.is_compiling() or torch._C._is_tracing() or transforms.active():
+        if transforms.watched():
             return False
         if self.training and self.variant.weight_drop > 0:  # new weights in each call
             return False
