@@ -74,7 +74,7 @@ def test_a_wrong_result_ends_the_run(monkeypatch):
 
 def test_figures_are_those_of_the_samples(monkeypatch):
     samples = {OURS: [[1.0, 3.0, 2.0], [4.0, 4.0, 7.0]], TORCH: [[8.0] * 3, [8.0, 9.0, 10.0]]}
-    monkeypatch.setattr(measuring, "_samples", lambda *_: samples)
+    monkeypatch.setattr(measuring, "sampled", lambda *_: samples)
     case = DecodeCase("context", 16, 8, 1, "float32", torch.get_num_threads())
     row = measure(case, repeats=3)
     times = row.times[OURS]

@@ -45,10 +45,10 @@ def save(folder: Path, tensors: Any, **entries: Any) -> tuple[Path, Path, Path]:
 def logits_of(loaded: PretrainedModel, source: list[str], written: list[str]) -> torch.Tensor:
     """(len(written) + 1, V) in the order of their ids."""
     ids, lengths = loaded.encode([source])
-    inputs = [2, *loaded.target_vocabulary.encode(written)]
+    inputs = [2, *loaded.target_vocabulary.convert_tokens_to_ids(written)]
     state = loaded.model.start(ids, lengths)
     logits, _ = loaded.model.decoder(torch.tensor([inputs]), state)
-    order = [loaded.target_vocabulary.encode([token])[0] for token in THEIR_IDS]
+    order = [loaded.target_vocabulary.to_list().index(token) for token in THEIR_IDS]
     return logits[0][:, order]
 
 

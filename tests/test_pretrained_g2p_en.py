@@ -87,7 +87,7 @@ def test_logits_are_those_of_the_package(
     for word in words(20):
         phonemes, logits = pronounce(arrays, word)
         source, lengths = loaded.encode([word])
-        tokens = [2, *loaded.target_vocabulary.encode(phonemes)][: len(logits)]
+        tokens = [2, *loaded.target_vocabulary.convert_tokens_to_ids(phonemes)][: len(logits)]
         state = loaded.model.start(source, lengths)
         found, _ = loaded.model.decoder(torch.tensor([tokens]), state)
         expected = torch.from_numpy(np.stack(logits))

@@ -81,10 +81,10 @@ def save(folder: Path, tensors: dict[str, torch.Tensor], opt: Namespace, **vocab
 def logits_of(loaded: PretrainedModel, source: list[str], written: list[str]) -> torch.Tensor:
     """(len(written) + 1, V) in the order of their ids."""
     ids, lengths = loaded.encode([source])
-    inputs = [2, *loaded.target_vocabulary.encode(written)]
+    inputs = [2, *loaded.target_vocabulary.convert_tokens_to_ids(written)]
     logits, _ = loaded.model.decoder(torch.tensor([inputs]), loaded.model.start(ids, lengths))
     names = ["<unk>", "<pad>", *TARGET_TOKENS[2:]]
-    return logits[0][:, [loaded.target_vocabulary.encode([name])[0] for name in names]]
+    return logits[0][:, [loaded.target_vocabulary.to_list().index(name) for name in names]]
 
 
 SOURCE, WRITTEN = ["the", "cow", "ran"], ["der", "lief", "￭,"]

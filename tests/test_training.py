@@ -1,5 +1,6 @@
 """Options, schedule, training, evaluation and the run folder."""
 
+import hashlib
 import importlib.util
 import io
 import json
@@ -344,6 +345,31 @@ def test_a_save_that_breaks_off_is_noticed_or_harmless(tmp_path, monkeypatch):
                 load_run(folder)
         else:
             assert load_run(folder).model.config.encoder_hidden_size == (8 if not allowed else 16)
+
+
+@needs_safetensors
+def test_a_run_of_a_version_with_fewer_settings_loads(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    run = a_run()
+    save_run(tmp_path, run)
+    description = json.loads((tmp_path / "config.json").read_text())
+    for name in ("source_eos", "bridge_nonlinearity"):  # which came later
+        del description["model"][name]
+    (tmp_path / "config.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match="mixes files of two runs"):
+        load_run(tmp_path)
+
+    parts = [description["model"]]
+    parts += [
+        json.loads((tmp_path / f"{x}_vocabulary.json").read_text()) for x in ("source", "target")
+    ]
+    fingerprint = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(weights, tmp_path / "model.safetensors", {"fingerprint": fingerprint})
+    loaded = load_run(tmp_path)
+    assert loaded.model.config == run.model.config
+    assert loaded.translate(["abc", "dd"]) == run.translate(["abc", "dd"])
 
 
 @needs_safetensors

@@ -88,9 +88,17 @@ class Vocabulary:
             kept = sorted(sorted(kept, key=lambda token: -counts[token])[:room])
         return cls(kept)
 
+    def convert_tokens_to_ids(self, tokens: Iterable[str]) -> list[int]:
+        """Ids of tokens, ``<unk>`` for the unknown, which special tokens are too.
+
+        >>> Vocabulary("ab").convert_tokens_to_ids(["b", "a", "c", "</s>"])
+        [5, 4, 1, 1]
+        """
+        return [self._ids.get(token, self.unk_token_id) for token in tokens]
+
     def encode(self, text: str, *, add_eos: bool = False) -> list[int]:
         """Ids of a text's tokens, ``<unk>`` for the unknown, ``</s>`` at the end if asked."""
-        ids = [self._ids.get(token, self.unk_token_id) for token in self.tokenize(text)]
+        ids = self.convert_tokens_to_ids(self.tokenize(text))
         if add_eos:
             ids.append(self.eos_token_id)
         return ids

@@ -16,7 +16,9 @@ class WordVocabulary(Vocabulary):
             special token is a word like any other.
 
     Raises:
-        ValueError: if an entry is empty or holds a blank, or comes twice.
+        ValueError: if an entry is empty or holds a blank or a line's end, or comes twice. Another
+            white space in a word is let be, as vocabularies of other packages have it: such a word
+            is written, but in a text it is no single word.
 
     Example:
         >>> vocabulary = WordVocabulary.from_texts(["HH AH L OW", "L OW"])
@@ -31,7 +33,7 @@ class WordVocabulary(Vocabulary):
 
     @classmethod
     def _check(cls, token: object) -> None:
-        if not isinstance(token, str) or token.split() != [token]:
+        if not isinstance(token, str) or not token or {" ", "\n"} & set(token):
             raise ValueError(f"words must be strings without blanks, got {token!r}")
 
     def tokenize(self, text: str) -> list[str]:

@@ -55,11 +55,15 @@ def load_fairseq(
     Raises:
         FileNotFoundError: if a file is missing.
         ValueError: if the checkpoint is of another architecture, has no attention or an adaptive
-            softmax, or does not fit the dictionaries.
+            softmax, or does not fit the dictionaries, or a token of these holds a blank.
     """
     weights = Weights(_tensors(path), str(path))
-    source, source_rows = reordered(read_dictionary(source_dictionary), _OUR_ORDER)
-    target, target_rows = reordered(read_dictionary(target_dictionary), _OUR_ORDER)
+    source, source_rows = reordered(
+        read_dictionary(source_dictionary), _OUR_ORDER, source_dictionary
+    )
+    target, target_rows = reordered(
+        read_dictionary(target_dictionary), _OUR_ORDER, target_dictionary
+    )
     if "decoder.attention.input_proj.weight" not in weights:
         raise ValueError(f"{path} must be an LSTM model with attention, got {sorted(weights.left)}")
     source_features = weights.shape("encoder.embed_tokens.weight")[1]

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from seq2seq_ext.data.extras import MissingExtraError, require
+from seq2seq_ext.data.vocabulary import Vocabulary
+from seq2seq_ext.data.words import WordVocabulary
 from seq2seq_ext.generation import GenerationOptions
 from seq2seq_ext.models import Seq2SeqConfig
 from seq2seq_ext.pretrained.loaded import PretrainedModel
-from seq2seq_ext.pretrained.tokens import TokenVocabulary
 from seq2seq_ext.pretrained.weights import Weights, filled, rows
 
 FILE = "checkpoint20.npz"
@@ -64,7 +65,7 @@ def load_g2p_en(path: str | os.PathLike[str] | None = None) -> PretrainedModel:
         raise ValueError(f"'enc_emb' and 'dec_emb' in {path} must be matrices")
     source_size, target_size = weights.shape("enc_emb")[1], weights.shape("dec_emb")[1]
     hidden = weights.shape("enc_w_hh")[-1]
-    source_vocabulary, target_vocabulary = TokenVocabulary(LETTERS), TokenVocabulary(PHONEMES)
+    source_vocabulary, target_vocabulary = Vocabulary(LETTERS), WordVocabulary(PHONEMES)
     config = Seq2SeqConfig(
         source_vocab_size=len(source_vocabulary),
         target_vocab_size=len(target_vocabulary),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seq2seq_ext.data.vocabulary import Vocabulary
 from seq2seq_ext.generation import GenerationOptions
 from seq2seq_ext.models import Seq2Seq
-from seq2seq_ext.pretrained.tokens import TokenVocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainedModel:
     """A model whose weights come from another package.
+
+    ``Run(model, source_vocabulary, target_vocabulary)`` of `seq2seq_ext.training` is what
+    `save_run` keeps, and what translates and is served; its texts are characters for a `Vocabulary`
+    and tokens between blanks for a `WordVocabulary`.
 
     Args:
         model: in evaluation mode; its ids are those of the vocabularies here.
@@ -26,18 +31,19 @@ class PretrainedModel:
     """
 
     model: Seq2Seq
-    source_vocabulary: TokenVocabulary
-    target_vocabulary: TokenVocabulary
+    source_vocabulary: Vocabulary
+    target_vocabulary: Vocabulary
     options: GenerationOptions
 
     def encode(self, sources: Sequence[Sequence[str]]) -> tuple[Tensor, Tensor]:
         """Sources as the model takes them: int64 ids ``(B, T)`` and lengths ``(B,)``.
 
         Args:
-            sources: B sequences of tokens; a text stands for its characters.
+            sources: B sequences of tokens, ``<unk>`` where unknown, special tokens included; a
+                text stands for its characters.
         """
         ids = [
-            torch.tensor(self.source_vocabulary.encode(source), dtype=torch.int64)
+            torch.tensor(self.source_vocabulary.convert_tokens_to_ids(source), dtype=torch.int64)
             for source in sources
         ]
         lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
@@ -60,7 +66,7 @@ class PretrainedModel:
             **changes: options by name, over those of `options`.
 
         Returns:
-            ``B * num_return_sequences`` lists of tokens.
+            ``B * num_return_sequences`` lists of tokens, ``</s>`` left out.
 
         Raises:
             TypeError, ValueError: as `seq2seq_ext.Seq2Seq.generate`.
@@ -69,4 +75,9 @@ class PretrainedModel:
         source, lengths = (tensor.to(device) for tensor in self.encode(sources))
         options = self.options if options is None else options
         written = self.model.generate(source, lengths, options, **changes)
-        return [self.target_vocabulary.decode(row) for row in written.tolist()]
+        tokens, end = self.target_vocabulary.to_list(), Vocabulary.eos_token_id
+        silent = (Vocabulary.pad_token_id, Vocabulary.bos_token_id)
+        return [
+            [tokens[index] for index in itertools.takewhile(end.__ne__, row) if index not in silent]
+            for row in written.tolist()
+        ]

@@ -67,8 +67,8 @@ def load_opennmt(path: str | os.PathLike[str]) -> PretrainedModel:
     weights = Weights(_tensors(checkpoint, Path(path)), str(path))
     cell, gates = _cell(options, path)
     source_tokens, target_tokens = list(vocabularies["src"]), list(vocabularies["tgt"])
-    source, source_rows = reordered(source_tokens, _OUR_ORDER)
-    target, target_rows = reordered(target_tokens, _OUR_ORDER)
+    source, source_rows = reordered(source_tokens, _OUR_ORDER, path)
+    target, target_rows = reordered(target_tokens, _OUR_ORDER, path)
     start = vocabularies.get("decoder_start_token", "<s>")
     if start not in ("<s>", "</s>"):
         raise ValueError(f"decoder_start_token in {path} must be '<s>' or '</s>', got {start!r}")

@@ -185,7 +185,7 @@ def save_run(folder: str | os.PathLike[str], run: Run, *, dtype: torch.dtype | N
         raise ValueError(f"dtype must be None or torch.int8, got {dtype}")
     safetensors = require("safetensors.torch", extra="train", purpose="saving a run")
     folder = Path(folder)
-    config = {
+    config: dict[str, Any] = {
         "format": FORMAT,
         "model": run.model.config.to_dict(),
         "settings": dict(run.settings),
@@ -198,7 +198,9 @@ def save_run(folder: str | os.PathLike[str], run: Run, *, dtype: torch.dtype | N
     }
     if dtype is torch.int8:
         weights = narrowed(run.model, weights)
-    fingerprint = _fingerprint(run.model.config, run.source_vocabulary, run.target_vocabulary)
+    fingerprint = _fingerprint(
+        config["model"], run.source_vocabulary.to_json(), run.target_vocabulary.to_json()
+    )
     content: bytes = safetensors.save(weights, {"fingerprint": fingerprint})
     write_json_atomically(folder / _CONFIG, config)
     save_vocabularies(folder, run.source_vocabulary, run.target_vocabulary)
@@ -261,7 +263,8 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise ValueError(f"{folder / _WEIGHTS} is damaged: {error}") from error
-    if fingerprint != _fingerprint(config, source_vocabulary, target_vocabulary):
+    vocabulary_files = [read_json(folder / name) for name in (_SOURCE, _TARGET)]
+    if fingerprint != _fingerprint(description["model"], *vocabulary_files):
         raise ValueError(
             f"{folder} mixes files of two runs: {_WEIGHTS} was not saved with this {_CONFIG}, "
             f"{_SOURCE} and {_TARGET}; train again"
@@ -282,7 +285,16 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     )
 
 
-def _fingerprint(config: Seq2SeqConfig, source: Vocabulary, target: Vocabulary) -> str:
-    """SHA-256 of all that the weights depend on."""
-    described = [config.to_dict(), source.to_json(), target.to_json()]
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+def _fingerprint(model: object, source: object, target: object) -> str:
+    """SHA-256 of all that the weights depend on, as the files hold it.
+
+    Not of what is made of it: later versions have fields that an older file lacks, with defaults
+    under which the weights mean the same.
+
+    Args:
+        model: ``config.json``'s part of that name.
+        source: what ``source_vocabulary.json`` holds.
+        target: what ``target_vocabulary.json`` holds.
+    """
+    described = json.dumps([model, source, target], sort_keys=True)
+    return hashlib.sha256(described.encode()).hexdigest()

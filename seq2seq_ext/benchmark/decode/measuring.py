@@ -6,8 +6,9 @@ import copy
 import gc
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class DecodeCase:
     """One row of the grid.
 
     Args:
-        model: a name of `MODELS`.
+        model: a name of `MODELS`, or ``g2p_en``.
         hidden_size: of encoder and decoder.
         batch_size: sentences decoded at once.
         num_beams: 1 is greedy.
@@ -81,7 +82,8 @@ class DecodeTimes:
 
 @dataclass(frozen=True)
 class DecodeRow:
-    """A case, its times by contestant, and the share of sentences for which both wrote the same.
+    """A case, its times by contestant, ours and one peer's, and the share of sentences for which
+    both wrote the same.
 
     In float32 all must be the same, but for ties; rounded weights may write otherwise.
     """
@@ -91,14 +93,19 @@ class DecodeRow:
     same: float
 
     @property
+    def peer(self) -> str:
+        """The name of the other contestant."""
+        return next(name for name in self.times if name != OURS)
+
+    @property
     def speedup(self) -> float:
         """The peer's best over ours."""
-        return self.times[TORCH].best / self.times[OURS].best
+        return self.times[self.peer].best / self.times[OURS].best
 
     @property
     def median_speedup(self) -> float:
         """The peer's median over ours."""
-        return self.times[TORCH].median / self.times[OURS].median
+        return self.times[self.peer].median / self.times[OURS].median
 
 
 def measure(case: DecodeCase, *, repeats: int) -> DecodeRow:
@@ -128,8 +135,8 @@ def measure(case: DecodeCase, *, repeats: int) -> DecodeRow:
     }
     written = {name: [search(*batch) for batch in batches] for name, search in searches.items()}
     same = agreement(written[OURS], written[TORCH], case=case if case.dtype == "float32" else None)
-    samples = _samples(searches, batches, repeats)
-    times = {name: _times(samples[name], count, _tokens(written[name])) for name in searches}
+    samples = sampled(searches, batches, repeats)
+    times = {name: times_of(samples[name], count, _tokens(written[name])) for name in searches}
     return DecodeRow(case, times, same)
 
 
@@ -182,10 +189,16 @@ def agreement(
     return same / total
 
 
-def _samples(
-    searches: dict[str, Search], batches: Sequence[Batch], repeats: int
+def sampled(
+    searches: Mapping[str, Callable[..., object]], batches: Sequence[tuple[Any, ...]], repeats: int
 ) -> dict[str, list[list[float]]]:
-    """Seconds by contestant, for each batch `repeats` of them, taken in rotating order."""
+    """Seconds by contestant, for each batch `repeats` of them, taken in rotating order.
+
+    Args:
+        searches: the contestants.
+        batches: the arguments of each call.
+        repeats: turns of each contestant.
+    """
     names = list(searches)
     samples: dict[str, list[list[float]]] = {name: [[] for _ in batches] for name in names}
     collecting = gc.isenabled()
@@ -206,7 +219,8 @@ def _samples(
     return samples
 
 
-def _times(samples: Sequence[Sequence[float]], sentences: int, tokens: int) -> DecodeTimes:
+def times_of(samples: Sequence[Sequence[float]], sentences: int, tokens: int) -> DecodeTimes:
+    """The figures of one contestant's samples, in which all batches hold so much."""
     every = sorted(sample for batch in samples for sample in batch)
     return DecodeTimes(
         statistics.fmean(every),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from seq2seq_ext.benchmark.decode import g2p_en
 from seq2seq_ext.benchmark.decode.measuring import PERCENTS, DecodeRow
 from seq2seq_ext.benchmark.decode.models import MODELS
 
@@ -25,12 +26,14 @@ class DecodeResults:
         versions: by name.
         repeats: of each batch.
         rows: the grid.
+        left_out: models that were not measured, and why.
     """
 
     machine: Mapping[str, str]
     versions: Mapping[str, str]
     repeats: int
     rows: Sequence[DecodeRow]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """All figures."""
@@ -40,6 +43,7 @@ class DecodeResults:
             "machine": dict(self.machine),
             "versions": dict(self.versions),
             "repeats": self.repeats,
+            "left_out": dict(self.left_out),
             "rows": [
                 {
                     **asdict(row.case),
@@ -72,6 +76,8 @@ def as_markdown(results: DecodeResults) -> str:
         _LEGEND,
         "",
         *(f"- `{name}`: {what}" for name, (what, _) in MODELS.items()),
+        f"- `{g2p_en.NAME}`: {g2p_en.WHAT}",
+        *(f"- `{name}` is left out: {why}" for name, why in results.left_out.items()),
         "",
     ]
     head = ["model", "H", "B", "beams", "dtype", "threads", "who", "average"]
@@ -88,6 +94,6 @@ def as_markdown(results: DecodeResults) -> str:
             cells += [f"{times.tokens_per_second:,.0f}", f"{times.sentences_per_second:,.1f}"]
             shown = f"{row.speedup:.2f}x, {row.median_speedup:.2f}x" if i == 0 else ""
             lines.append(
-                f"| {' | '.join(map(str, [*cells, shown, f'{row.same:.0%}' if i == 0 else '']))} |"
+                f"| {' | '.join(map(str, [*cells, shown, f'{row.same:.1%}' if i == 0 else '']))} |"
             )
     return "\n".join(lines) + "\n"
