@@ -22,6 +22,9 @@ from seq2seq_ext.training.int8 import narrowed, widened
 
 pytest.importorskip("safetensors", reason="needs the extra [train]")
 
+# Of two ways to add up scores that reach 100 here, in float32.
+ROUNDING = 1e-3
+
 EXAMPLE = Path(__file__).parents[1] / "examples" / "onnx_translate.py"
 # Every cell, attention, output, bridge and tensor of a state comes at least once.
 MODELS = {
@@ -79,7 +82,7 @@ def test_traced_graphs_are_the_model(name):
         model, in_order(encoder), lambda inputs: step(inputs[0], list(inputs[1:])), steps=12
     )
     assert check.same_tokens
-    assert check.error < 1e-5
+    assert check.error < ROUNDING
     assert programs.encoder_outputs == state_names(model.config) == programs.step_inputs[1:]
 
 
@@ -113,7 +116,7 @@ def test_the_two_modules_write_what_generate_writes(name):
 def test_onnxruntime_writes_what_the_model_writes(name, tmp_path):
     check = export_run(new_run(**MODELS[name]), tmp_path / "out", "onnx")
     assert check.same_tokens
-    assert check.error < 1e-4
+    assert check.error < ROUNDING
 
 
 @needs_onnx
@@ -151,7 +154,7 @@ def test_packages_of_aotinductor_write_what_the_model_writes(tmp_path):
     run = new_run(attention="additive", attention_query="previous")
     check = export_run(run, tmp_path / "out", "aoti")
     assert check.same_tokens
-    assert check.error < 1e-5
+    assert check.error < ROUNDING
 
 
 # In 8 bits.
