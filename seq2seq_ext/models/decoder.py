@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from seq2seq_ext.models import decoding
 from seq2seq_ext.models.attention import Attention
 from seq2seq_ext.models.config import Seq2SeqConfig
 from seq2seq_ext.models.context_fed import ContextFedStack
@@ -130,9 +129,6 @@ class Decoder(nn.Module):
 
         The tokens are taken as they are: they come from a search over this decoder's own scores.
         """
-        made = decoding.step(self, tokens, state)
-        if made is not None:
-            return made
         logits, state = self._run(tokens[None], state, None)
         return logits[0], state
 

@@ -7,8 +7,6 @@ greedy and beam search without further options (``csrc/cpu/search.h``), with the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -18,10 +16,8 @@ from seq2seq_ext.decoder.packed import DecoderWeights, PackedDecoder, Sources
 from seq2seq_ext.generation.options import GenerationOptions
 from seq2seq_ext.generation.output import GenerationOutput
 from seq2seq_ext.kernels import autocast_is_on
+from seq2seq_ext.models.decoder import Decoder
 from seq2seq_ext.models.state import DecoderState
-
-if TYPE_CHECKING:
-    from seq2seq_ext.models.decoder import Decoder
 
 __all__ = ["search", "step"]
 
@@ -124,6 +120,7 @@ def _weights(decoder: Decoder, state: DecoderState) -> DecoderWeights | None:
     rnn, embedding = decoder.stack.rnn, decoder.embedding.weight
     if (
         torch.is_grad_enabled()
+        or type(decoder) is not Decoder
         or not config.decoding_is_fused
         or (decoder.training and config.dropout)
         or embedding.device.type != "cpu"

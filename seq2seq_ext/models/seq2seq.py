@@ -166,7 +166,8 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
 
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """One decoder step: int64 ``(B,)`` -> logits ``(B, target_vocab_size)`` and new state."""
-        return self.decoder.step(tokens, state)
+        made = decoding.step(self.decoder, tokens, state)
+        return self.decoder.step(tokens, state) if made is None else made
 
     def _with_eos(self, source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """Sources (B, T + 1) with ``</s>`` behind each, and their lengths."""
@@ -190,8 +191,9 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
 
     def search(self, state: DecoderState, options: GenerationOptions) -> GenerationOutput | None:
         """All steps in one call, where that can be; see `seq2seq_ext.models.decoding`."""
-        plain = type(self).step is Seq2Seq.step and type(self.decoder).step is Decoder.step
-        return decoding.search(self.decoder, state, options) if plain else None
+        if type(self).step is not Seq2Seq.step:
+            return None
+        return decoding.search(self.decoder, state, options)
 
     def _sample_schedule(self, inputs: Tensor, state: DecoderState, ratio: float) -> Tensor:
         """Logits (B, U, V), each input token the target's with probability `ratio`."""
