@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from seq2seq_ext.cli import main
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TEACHING = EXAMPLES / "teaching"
 LESSONS = ["1_initial_state", "2_every_step", "3_attention"]
@@ -73,3 +75,13 @@ def test_notebooks_are_the_scripts_executed(lesson: str) -> None:
     outputs = [output for cell in code for output in cell["outputs"]]
     assert not [output for output in outputs if output["output_type"] == "error"]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/*.yaml")), ids=lambda path: path.name)
+def test_configurations_are_read(path, capsys):
+    """Of a training that takes too long for a test."""
+    assert main(["train", str(path), "--print-config"]) == 0
+    told = capsys.readouterr().out
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            assert line in told.splitlines()
