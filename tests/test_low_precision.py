@@ -357,8 +357,13 @@ def test_autocast_gives_torchs_dtypes(ours: Any, theirs: Any) -> None:
     """torch.nn's GRU answers in float32 on the CPU, in autocast's dtype on CUDA; ours always so."""
     for module in (ours(3, 4), theirs(3, 4)):
         x = torch.randn(5, 2, 3, requires_grad=True)
-        with torch.autocast("cpu", torch.bfloat16):
-            outputs = flat(module(x))
+        try:
+            with torch.autocast("cpu", torch.bfloat16):
+                outputs = flat(module(x))
+        except RuntimeError as error:
+            if type(module) is theirs and "primitive descriptor" in str(error):
+                pytest.skip("ours does; oneDNN has no LSTM in bfloat16 for this CPU's torch.nn")
+            raise
         assert {output.dtype for output in outputs} == {torch.bfloat16}
         backward(outputs)
         assert x.grad is not None
