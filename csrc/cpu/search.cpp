@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <new>
 #include <utility>
 
 #include "decoding_arguments.h"
@@ -61,8 +62,18 @@ struct SearchArguments : DecodingArguments {
     if ((w.cell == Cell::kLstm) != bool(given.c_0))
       fail("c_0: expected a tensor for the cell ", Cell::kLstm, ", and only there");
     take_rows(rows.size[1], rows.size[1]);
+    check_memory();
     h_0 = take("h_0", given.h_0, {{w.L, M, w.H}, 3});
     c_0 = take("c_0", given.c_0, {{w.L, M, w.H}, 3});
+  }
+
+ private:
+  // No number of bytes may be too large for an int64.
+  void check_memory() const {
+    const auto of_row = static_cast<double>(options.max_tokens) * static_cast<double>(S + 2) +
+                        static_cast<double>(weights.V);
+    if (8 * of_row * static_cast<double>(M) * static_cast<double>(options.beams) > 1e15)
+      throw std::bad_alloc();
   }
 };
 
