@@ -148,7 +148,8 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
     def start(self, source: Tensor, source_lengths: Tensor | None = None) -> DecoderState:
         """Read the source: the decoder's state before its first token."""
         size = self.config.source_vocab_size
-        check_tokens("source", source, size + (source.size(-1) if self.config.copy else 0))
+        if self.config.copy or self.config.source_eos:  # else the encoder alone looks at them
+            check_tokens("source", source, size + (source.size(-1) if self.config.copy else 0))
         if self.config.source_eos:
             source, source_lengths = self._with_eos(source, source_lengths)
         known = source
