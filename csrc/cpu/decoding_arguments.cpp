@@ -69,29 +69,13 @@ void DecodingArguments::take_rows(int64_t rows, int64_t sources) {
   pieces_ = take("pieces", given_.pieces, {{rows, 2 * w.U}, 2});
   keys_ = take("keys", given_.keys, {{M, S, w.A}, 3});
   values_ = take("values", given_.values, {{M, S, w.C}, 3});
-  source_ = take_integers("source_lengths", given_.source_lengths, M, S);
+  source_ = weights.integers("source_lengths", View(given_.source_lengths), M, S);
 }
 
 View DecodingArguments::take(const char* name, const Handle& given, const Shape& shape) {
   const View view(given);
   if (view) weights.check(name, view, shape);
   return weights.contiguous(view);
-}
-
-View DecodingArguments::take_integers(const char* name, const Handle& given, int64_t count,
-                                      int64_t most) {
-  View view(given);
-  if (!view) return view;
-  if (view.device.type != aoti_torch_device_type_cpu() || view.dtype != aoti_torch_dtype_int64())
-    fail(name, ": expected a CPU tensor of dtype Long");
-  if (view.dim != 1 || view.size[0] != count)
-    fail(name, ": expected shape (", count, "), got ", view);
-  view = weights.contiguous(view);
-  const auto* numbers = static_cast<const int64_t*>(view.data());
-  for (int64_t i = 0; i < count; ++i)
-    if (numbers[i] < 0 || numbers[i] > most)
-      fail(name, ": expected values from 0 to ", most, ", got ", numbers[i], " at ", i);
-  return view;
 }
 
 Plan DecodingArguments::plan(int64_t steps, int64_t rows, int64_t shares) const {

@@ -36,8 +36,6 @@ struct DecodingArguments {
   void take_rows(int64_t rows, int64_t sources);
   // The tensor, contiguous, after a check.
   View take(const char* name, const Handle& given, const Shape& shape);
-  // A tensor of int64 on the CPU, of `count` numbers from 0 to `most`, contiguous; or none.
-  View take_integers(const char* name, const Handle& given, int64_t count, int64_t most);
 
   template <typename T>
   void fill(Decoding<T>& call) const {

@@ -150,6 +150,20 @@ View Common::with_adjacent_features(View view) {
   return view.size[last] <= 1 || view.stride[last] == 1 ? view : contiguous(view);
 }
 
+View Common::integers(const char* name, View view, int64_t count, int64_t most) {
+  if (!view) return view;
+  if (view.device.type != aoti_torch_device_type_cpu() || view.dtype != aoti_torch_dtype_int64())
+    fail(name, ": expected a CPU tensor of dtype Long");
+  if (view.dim != 1 || view.size[0] != count)
+    fail(name, ": expected shape (", count, "), got ", view);
+  view = contiguous(view);
+  const auto* values = static_cast<const int64_t*>(view.data());
+  for (int64_t i = 0; i < count; ++i)
+    if (values[i] < 0 || values[i] > most)
+      fail(name, ": expected values from 0 to ", most, ", got ", values[i], " at ", i);
+  return view;
+}
+
 Shape Batch::rows_shape(int64_t features) const {
   switch (form) {
     case Form::kPacked:

@@ -88,6 +88,8 @@ struct Common {
   View widened(View view);
   // The same, but rows may lie anywhere.
   View with_adjacent_features(View view);
+  // A tensor of int64 on the CPU, of `count` numbers from 0 to `most`, contiguous; or none.
+  View integers(const char* name, View view, int64_t count, int64_t most);
 
  private:
   std::vector<Handle> copies_;

@@ -118,9 +118,9 @@ DecoderArguments::DecoderArguments(const DecoderGiven& given, const View& x_give
   optional("w_out", w_out, {{O, C + H}, 2});
   optional("b_out", b_out, {{O}, 1});
   optional("dropout_mask", dropout_mask, {{L - 1, T, B, H}, 4});
-  take_integers("lengths", lengths, B, T);
-  take_integers("source_lengths", source_lengths, M, S);
-  take_integers("memory", memory, B, M - 1);
+  lengths = integers("lengths", lengths, B, T);
+  source_lengths = integers("source_lengths", source_lengths, M, S);
+  memory = integers("memory", memory, B, M - 1);
   if (!memory && M != B)
     fail("keys: expected ", B, " sequences as x has, got ", M, "; memory would say which is whose");
   for (View* view : {&x, &bias, &b_hn, &h_0, &c_0, &feed_0, &coverage_0, &keys, &values, &w_query,
@@ -137,19 +137,6 @@ void DecoderArguments::take_weights(const std::vector<Handle>& weights) {
     check(name.c_str(), weight, {{gates(), i == 0 ? F : H}, 2});
     (i % 2 == 0 ? w_in : w_hh).push_back(contiguous(widened(weight)).data());
   }
-}
-
-void DecoderArguments::take_integers(const char* name, View& view, int64_t count, int64_t most) {
-  if (!view) return;
-  if (view.device.type != aoti_torch_device_type_cpu()) fail(name, ": expected a CPU tensor");
-  if (view.dtype != aoti_torch_dtype_int64()) fail(name, ": expected dtype Long");
-  if (view.dim != 1 || view.size[0] != count)
-    fail(name, ": expected shape (", count, "), got ", view);
-  view = contiguous(view);
-  const auto* values = static_cast<const int64_t*>(view.data());
-  for (int64_t i = 0; i < count; ++i)
-    if (values[i] < 0 || values[i] > most)
-      fail(name, ": expected values from 0 to ", most, ", got ", values[i], " at ", i);
 }
 
 // ---- results ------------------------------------------------------------------------------------

@@ -39,13 +39,13 @@ struct DecoderArguments : Common {
   template <typename N>
   void fill(Decoder<N>& call) const {
     const auto at = [](const View& view) { return static_cast<const N*>(view.data()); };
-    const auto integers = [](const View& view) { return static_cast<const int64_t*>(view.data()); };
+    const auto numbers = [](const View& view) { return static_cast<const int64_t*>(view.data()); };
     call.cell = cell;
     call.T_ = T, call.B = B, call.S = S, call.L = L, call.H = H, call.A = A, call.C = C;
     call.O = O, call.F = F, call.heads = heads, call.residual = residual;
     call.additive = additive, call.query_first = query_first, call.scale = scale;
-    call.length = integers(lengths), call.source = integers(source_lengths);
-    call.memory = integers(memory);
+    call.length = numbers(lengths), call.source = numbers(source_lengths);
+    call.memory = numbers(memory);
     call.x = at(x), call.bias = at(bias), call.b_hn = at(b_hn);
     call.ld_feed = F;
     call.w_in = reinterpret_cast<const N* const*>(w_in.data());
@@ -60,8 +60,6 @@ struct DecoderArguments : Common {
  private:
   DecoderArguments(const DecoderGiven& given, const View& x_given);
   void take_weights(const std::vector<Handle>& weights);
-  // Of int64 and on the CPU, each at least 0 and at most `most`; or none.
-  void take_integers(const char* name, View& view, int64_t count, int64_t most);
 
   View x, bias, b_hn, h_0, c_0, feed_0, coverage_0, keys, values, w_query, v, w_coverage, w_out;
   View b_out, dropout_mask, lengths, source_lengths, memory;
