@@ -23,9 +23,10 @@ execute_process(
 
 # --- targets --------------------------------------------------------------------------------------
 
-add_library(ops OBJECT csrc/ops.cpp csrc/cpu/compact.cpp csrc/cpu/decoder.cpp csrc/cpu/linear.cpp
+add_library(ops OBJECT csrc/ops.cpp csrc/cpu/compact.cpp csrc/cpu/decoder.cpp csrc/cpu/encoder.cpp
             csrc/cpu/decoder_weights.cpp csrc/cpu/decoding.cpp csrc/cpu/decoding_arguments.cpp
-            csrc/cpu/packed.cpp csrc/cpu/recurrence.cpp csrc/cpu/rnn.cpp csrc/cpu/search.cpp)
+            csrc/cpu/linear.cpp csrc/cpu/packed.cpp csrc/cpu/recurrence.cpp csrc/cpu/rnn.cpp
+            csrc/cpu/search.cpp csrc/cpu/translation.cpp)
 target_link_libraries(ops PRIVATE torch_headers kernels)
 
 set(cuda_architectures)

@@ -13,6 +13,11 @@
 // the same, and c_n where there is no c_0. reserve: what backward needs, empty where save is false;
 // of no use to anything else. Gradients that are not wanted are empty.
 //
+// encoder_read: rnn, which keeps nothing for backward, over the embeddings (V, E) of tokens (B, T);
+// int64 on the CPU. Rows end before the <pad> at their end, or as lengths (B) say; where
+// eos_token_id is one, it is put behind them, and then a row may be turned around. y is (T, B, D*P),
+// T counting that token and at least 1; lengths is how many steps each row took.
+//
 // prepack: the weights in the order in which the kernels read them, in their own dtype (None),
 // bfloat16 or int8, as bytes for `packed` of rnn, where save must be false. rnn refuses it with a
 // message that begins with "packed: " where the weights or the instruction set are no longer those
@@ -60,6 +65,9 @@
 // being the longest; scores (M * returned) and alignments (M * returned, U, S), empty where not
 // wanted.
 //
+// translate: encoder_read, and decoder_search from its last states, both directions' side by side;
+// for decoders that read nothing else of a source.
+//
 // Arguments that few calls have come last, with defaults: those that are not given cost nothing.
 
 #include <torch/csrc/stable/library.h>
@@ -71,6 +79,10 @@ STABLE_TORCH_LIBRARY(seq2seq_ext, m) {
       "Tensor? lengths=None, Tensor? batch_sizes=None, Tensor? resets=None, "
       "Tensor? dropout_mask=None, bool allow_tf32=False) "
       "-> (Tensor y, Tensor h_n, Tensor c_n, Tensor reserve)");
+  m.def(
+      "encoder_read(Tensor tokens, Tensor? lengths, Tensor embedding, Tensor[] weights, int cell, "
+      "int num_layers, bool bidirectional, int pad_token_id, int? eos_token_id, bool reverse, "
+      "Tensor? packed=None, int turn=0) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor lengths)");
   m.def(
       "prepack(Tensor[] weights, int cell, int num_layers=1, bool bidirectional=False, "
       "ScalarType? dtype=None) -> Tensor");
@@ -147,6 +159,17 @@ STABLE_TORCH_LIBRARY(seq2seq_ext, m) {
       "float scale, Tensor h_0, Tensor? c_0, int num_beams, int num_return_sequences, "
       "int max_new_tokens, int min_new_tokens, int pad_token_id, int bos_token_id, "
       "int eos_token_id, float length_penalty, bool wu, int early_stopping, bool output_scores, "
+      "bool return_attention) "
+      "-> (Tensor sequences, Tensor lengths, Tensor scores, Tensor alignments)");
+  m.def(
+      "translate(Tensor tokens, Tensor? source_lengths, Tensor encoder_embedding, "
+      "Tensor[] encoder_weights, int encoder_cell, int encoder_num_layers, bool bidirectional, "
+      "int source_pad_token_id, int? source_eos_token_id, bool reverse, Tensor? encoder_packed, "
+      "int encoder_turn, Tensor[] weights, Tensor packed, int turn, int checked, int cell, "
+      "int num_layers, int source_features, int heads, int residual, bool query_first, "
+      "float scale, int num_beams, int num_return_sequences, int max_new_tokens, "
+      "int min_new_tokens, int pad_token_id, int bos_token_id, int eos_token_id, "
+      "float length_penalty, bool wu, int early_stopping, bool output_scores, "
       "bool return_attention) "
       "-> (Tensor sequences, Tensor lengths, Tensor scores, Tensor alignments)");
 }

@@ -48,7 +48,7 @@ struct StepArguments : DecodingArguments {
     if (rows.dim != 1) fail("tokens: expected shape (N), got ", rows);
     N = rows.size[0];
     if (w.C == 0) M = N;
-    tokens = weights.integers("tokens", rows, N, w.V - 1);
+    tokens = weights.integers("tokens", rows, {{N}, 1}, w.V - 1);
     if ((w.cell == Cell::kLstm) != bool(given.c))
       fail("c: expected a tensor for the cell ", Cell::kLstm, ", and only there");
     if (given.feed && w.F == 0) fail("feed: expected None, as nothing is fed, got a tensor");
@@ -57,7 +57,7 @@ struct StepArguments : DecodingArguments {
     h = take("h", given.h, {{w.L, N, w.H}, 3}), c = take("c", given.c, {{w.L, N, w.H}, 3});
     feed = take("feed", given.feed, {{N, w.F}, 2});
     coverage = take("coverage", given.coverage, {{N, S}, 2});
-    memory = weights.integers("memory", View(given.memory), N, M - 1);
+    memory = weights.integers("memory", View(given.memory), {{N}, 1}, M - 1);
     if (!memory && M != N)
       fail("keys: expected ", N, " sources as there are tokens, got ", M,
            "; memory would say which is whose");

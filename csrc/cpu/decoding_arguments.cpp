@@ -15,23 +15,36 @@ void check_number(const char* name, int64_t value, int64_t low, int64_t high) {
     fail(name, ": expected a number from ", low, " to ", high, ", got ", value);
 }
 
-DecodingGiven::DecodingGiven(ArgumentReader& read)
-    : weights(read.tensors()),
-      packed(read.tensor()),
-      turn(read.integer()),
-      checked(read.integer()),
-      gates(read.optional_tensor()),
-      pieces(read.optional_tensor()),
-      keys(read.optional_tensor()),
-      values(read.optional_tensor()),
-      source_lengths(read.optional_tensor()),
-      cell(read.integer()),
-      num_layers(read.integer()),
-      source_features(read.integer()),
-      heads(read.integer()),
-      residual(read.integer()),
-      query_first(read.boolean()),
-      scale(read.number()) {}
+DecodingGiven::DecodingGiven(ArgumentReader& read) {
+  take_weights(read);
+  take_sources(read);
+  take_layout(read);
+}
+
+void DecodingGiven::take_weights(ArgumentReader& read) {
+  weights = read.tensors();
+  packed = read.tensor();
+  turn = read.integer();
+  checked = read.integer();
+}
+
+void DecodingGiven::take_sources(ArgumentReader& read) {
+  gates = read.optional_tensor();
+  pieces = read.optional_tensor();
+  keys = read.optional_tensor();
+  values = read.optional_tensor();
+  source_lengths = read.optional_tensor();
+}
+
+void DecodingGiven::take_layout(ArgumentReader& read) {
+  cell = read.integer();
+  num_layers = read.integer();
+  source_features = read.integer();
+  heads = read.integer();
+  residual = read.integer();
+  query_first = read.boolean();
+  scale = read.number();
+}
 
 DecodingArguments::DecodingArguments(const DecodingGiven& given)
     : weights(given.weights, given.cell, given.num_layers, given.source_features), given_(given) {
@@ -69,7 +82,7 @@ void DecodingArguments::take_rows(int64_t rows, int64_t sources) {
   pieces_ = take("pieces", given_.pieces, {{rows, 2 * w.U}, 2});
   keys_ = take("keys", given_.keys, {{M, S, w.A}, 3});
   values_ = take("values", given_.values, {{M, S, w.C}, 3});
-  source_ = weights.integers("source_lengths", View(given_.source_lengths), M, S);
+  source_ = weights.integers("source_lengths", View(given_.source_lengths), {{M}, 1}, S);
 }
 
 View DecodingArguments::take(const char* name, const Handle& given, const Shape& shape) {

@@ -22,6 +22,12 @@ struct DecodingGiven {
   double scale;
 
   explicit DecodingGiven(ArgumentReader& read);
+
+ protected:
+  DecodingGiven() = default;
+  void take_weights(ArgumentReader& read);
+  void take_sources(ArgumentReader& read);
+  void take_layout(ArgumentReader& read);
 };
 
 struct DecodingArguments {

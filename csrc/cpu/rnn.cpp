@@ -11,6 +11,7 @@
 
 #include "../glue/arguments.h"
 #include "../glue/tensors.h"
+#include "calls.h"
 #include "compact.h"
 #include "dispatch.h"
 #include "kernels.h"
@@ -167,21 +168,7 @@ Gradients backward(CompactArguments& a, const BackwardGiven& given) {
 // Boxed by hand: TORCH_BOX would copy every argument once more. The order is that of ops.cpp.
 
 void rnn(StableIValue* stack, uint64_t, uint64_t) {
-  with_readable_errors([&] {
-    const ForwardGiven given(stack);
-    CompactArguments a(given);
-    PackedBlock block;
-    if (given.packed) {
-      if (given.save)
-        fail("packed: expected None with save, for backward reads the weights themselves");
-      if (given.turn < 0) fail("turn: expected a number of steps, got ", given.turn);
-      block = packed_block(a, View(given.packed), given.turn, std::max<int64_t>(a.T, 1));
-    }
-    if (!block.memory) a.widen_weights(given.weights);
-    Outputs out =
-        a.in_float() ? forward<float>(a, given.save, block) : forward<double>(a, given.save, block);
-    std::move(out).put(stack);
-  });
+  with_readable_errors([&] { run_forward(ForwardGiven(stack)).put(stack); });
 }
 
 void prepack(StableIValue* stack, uint64_t, uint64_t) {
@@ -210,6 +197,20 @@ void rnn_backward(StableIValue* stack, uint64_t, uint64_t) {
 }
 
 }  // namespace
+
+Outputs run_forward(const ForwardGiven& given) {
+  CompactArguments a(given);
+  PackedBlock block;
+  if (given.packed) {
+    if (given.save)
+      fail("packed: expected None with save, for backward reads the weights themselves");
+    if (given.turn < 0) fail("turn: expected a number of steps, got ", given.turn);
+    block = packed_block(a, View(given.packed), given.turn, std::max<int64_t>(a.T, 1));
+  }
+  if (!block.memory) a.widen_weights(given.weights);
+  return a.in_float() ? forward<float>(a, given.save, block) : forward<double>(a, given.save, block);
+}
+
 }  // namespace seq2seq_ext
 
 STABLE_TORCH_LIBRARY_IMPL(seq2seq_ext, CPU, m) {

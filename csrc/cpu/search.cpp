@@ -10,7 +10,7 @@
 #include <new>
 #include <utility>
 
-#include "decoding_arguments.h"
+#include "calls.h"
 #include "dispatch.h"
 #include "team_run.h"
 
@@ -18,25 +18,6 @@ namespace seq2seq_ext {
 namespace {
 
 constexpr Shape kNothing{{0}, 1};
-
-// What decoder_search is given behind what it shares with decoder_step, in the order of ops.cpp.
-struct SearchGiven : DecodingGiven {
-  Handle h_0, c_0;
-  SearchOptions options;
-
-  explicit SearchGiven(ArgumentReader& read)
-      : DecodingGiven(read), h_0(read.tensor()), c_0(read.optional_tensor()) {
-    SearchOptions& o = options;
-    o.beams = read.integer(), o.returned = read.integer();
-    o.max_tokens = read.integer(), o.min_tokens = read.integer();
-    o.pad = read.integer(), o.bos = read.integer(), o.eos = read.integer();
-    o.length_penalty = read.number(), o.wu = read.boolean();
-    const int64_t early = read.integer();
-    check_number("early_stopping", early, 0, 2);
-    o.early_stopping = static_cast<EarlyStopping>(early);
-    o.scores = read.boolean(), o.alignments = read.boolean();
-  }
-};
 
 struct SearchArguments : DecodingArguments {
   View h_0, c_0;
@@ -128,17 +109,45 @@ void run(const SearchArguments& a, Size size, Kernel kernel, StableIValue* stack
 void decoder_search(StableIValue* stack, uint64_t, uint64_t) {
   with_readable_errors([&] {
     ArgumentReader read(stack);
-    const SearchGiven given(read);
-    const SearchArguments a(given);
-    const Kernels& k = active_kernels();
-    if (a.weights.in_float())
-      run<float>(a, k.search_workspace_f32, k.search_f32, stack);
-    else
-      run<double>(a, k.search_workspace_f64, k.search_f64, stack);
+    run_search(SearchGiven(read), stack);
   });
 }
 
 }  // namespace
+
+SearchGiven::SearchGiven(ArgumentReader& read) : DecodingGiven(read) {
+  h_0 = read.tensor();
+  c_0 = read.optional_tensor();
+  take_options(read);
+}
+
+SearchGiven::SearchGiven(ArgumentReader& read, WithoutSources) {
+  take_weights(read);
+  take_layout(read);
+  take_options(read);
+}
+
+void SearchGiven::take_options(ArgumentReader& read) {
+  SearchOptions& o = options;
+  o.beams = read.integer(), o.returned = read.integer();
+  o.max_tokens = read.integer(), o.min_tokens = read.integer();
+  o.pad = read.integer(), o.bos = read.integer(), o.eos = read.integer();
+  o.length_penalty = read.number(), o.wu = read.boolean();
+  const int64_t early = read.integer();
+  check_number("early_stopping", early, 0, 2);
+  o.early_stopping = static_cast<EarlyStopping>(early);
+  o.scores = read.boolean(), o.alignments = read.boolean();
+}
+
+void run_search(const SearchGiven& given, StableIValue* stack) {
+  const SearchArguments a(given);
+  const Kernels& k = active_kernels();
+  if (a.weights.in_float())
+    run<float>(a, k.search_workspace_f32, k.search_f32, stack);
+  else
+    run<double>(a, k.search_workspace_f64, k.search_f64, stack);
+}
+
 }  // namespace seq2seq_ext
 
 STABLE_TORCH_LIBRARY_IMPL(seq2seq_ext, CPU, m) {

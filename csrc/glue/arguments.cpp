@@ -65,12 +65,17 @@ void check_dtype(const Name& name, const View& view, int32_t expected) {
 }
 
 template <typename Name>
+void check_shape(const Name& name, const View& view, const Shape& shape) {
+  if (view.dim != shape.dim || !std::equal(shape.size, shape.size + shape.dim, view.size))
+    fail(name, ": expected shape ", shape, ", got ", view);
+}
+
+template <typename Name>
 void check_all(const Name& name, const View& view, const Device& device, int32_t dtype,
                const Shape& shape) {
   check_device(name, view, device);
   check_dtype(name, view, dtype);
-  if (view.dim != shape.dim || !std::equal(shape.size, shape.size + shape.dim, view.size))
-    fail(name, ": expected shape ", shape, ", got ", view);
+  check_shape(name, view, shape);
 }
 
 int64_t product(const char* name, int64_t a, int64_t b) {
@@ -150,15 +155,14 @@ View Common::with_adjacent_features(View view) {
   return view.size[last] <= 1 || view.stride[last] == 1 ? view : contiguous(view);
 }
 
-View Common::integers(const char* name, View view, int64_t count, int64_t most) {
+View Common::integers(const char* name, View view, const Shape& shape, int64_t most) {
   if (!view) return view;
   if (view.device.type != aoti_torch_device_type_cpu() || view.dtype != aoti_torch_dtype_int64())
     fail(name, ": expected a CPU tensor of dtype Long");
-  if (view.dim != 1 || view.size[0] != count)
-    fail(name, ": expected shape (", count, "), got ", view);
+  check_shape(name, view, shape);
   view = contiguous(view);
   const auto* values = static_cast<const int64_t*>(view.data());
-  for (int64_t i = 0; i < count; ++i)
+  for (int64_t i = 0, count = view.numel(); i < count; ++i)
     if (values[i] < 0 || values[i] > most)
       fail(name, ": expected values from 0 to ", most, ", got ", values[i], " at ", i);
   return view;

@@ -35,18 +35,19 @@ Cell cell_of(int64_t code);
 struct Given {
   Handle x, h_0, c_0;
   std::vector<Handle> weights;
-  int64_t cell, num_layers;
-  bool bidirectional;
+  int64_t cell = 0, num_layers = 1;
+  bool bidirectional = false;
   Handle lengths, batch_sizes, resets, dropout_mask;
 };
 
 // What a call of rnn and one of rnn_backward hand over, in the order of ops.cpp.
 struct ForwardGiven : Given {
-  bool save;
+  bool save = false;
   Handle packed;
-  int64_t turn;
-  bool allow_tf32;
+  int64_t turn = 0;
+  bool allow_tf32 = false;
 
+  ForwardGiven() = default;
   explicit ForwardGiven(const StableIValue* stack);
 };
 
@@ -88,8 +89,8 @@ struct Common {
   View widened(View view);
   // The same, but rows may lie anywhere.
   View with_adjacent_features(View view);
-  // A tensor of int64 on the CPU, of `count` numbers from 0 to `most`, contiguous; or none.
-  View integers(const char* name, View view, int64_t count, int64_t most);
+  // A tensor of int64 on the CPU, of numbers from 0 to `most`, contiguous; or none.
+  View integers(const char* name, View view, const Shape& shape, int64_t most);
 
  private:
   std::vector<Handle> copies_;

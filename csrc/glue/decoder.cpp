@@ -118,9 +118,9 @@ DecoderArguments::DecoderArguments(const DecoderGiven& given, const View& x_give
   optional("w_out", w_out, {{O, C + H}, 2});
   optional("b_out", b_out, {{O}, 1});
   optional("dropout_mask", dropout_mask, {{L - 1, T, B, H}, 4});
-  lengths = integers("lengths", lengths, B, T);
-  source_lengths = integers("source_lengths", source_lengths, M, S);
-  memory = integers("memory", memory, B, M - 1);
+  lengths = integers("lengths", lengths, {{B}, 1}, T);
+  source_lengths = integers("source_lengths", source_lengths, {{M}, 1}, S);
+  memory = integers("memory", memory, {{B}, 1}, M - 1);
   if (!memory && M != B)
     fail("keys: expected ", B, " sequences as x has, got ", M, "; memory would say which is whose");
   for (View* view : {&x, &bias, &b_hn, &h_0, &c_0, &feed_0, &coverage_0, &keys, &values, &w_query,

@@ -128,6 +128,9 @@ class ArgumentReader {
         torch::stable::detail::to<std::optional<AtenTensorHandle>>(*next_++).value_or(nullptr));
   }
   int64_t integer() { return torch::stable::detail::to<int64_t>(*next_++); }
+  std::optional<int64_t> optional_integer() {
+    return torch::stable::detail::to<std::optional<int64_t>>(*next_++);
+  }
   double number() { return torch::stable::detail::to<double>(*next_++); }
   bool boolean() { return torch::stable::detail::to<bool>(*next_++); }
   std::optional<torch::headeronly::ScalarType> optional_dtype() {

@@ -13,15 +13,23 @@ import torch
 from torch import Tensor
 
 from seq2seq_ext.generation.options import GenerationOptions
-from seq2seq_ext.kernels import CELLS, decoder_search_op, decoder_step_op, prepack_decoder_op
+from seq2seq_ext.kernels import (
+    CELLS,
+    decoder_search_op,
+    decoder_step_op,
+    prepack_decoder_op,
+    translate_op,
+)
 from seq2seq_ext.packed import Packed
 
-__all__ = ["DecoderWeights", "PackedDecoder", "Sources"]
+__all__ = ["HEAD", "NOTHING", "DecoderLayout", "PackedDecoder", "Sources"]
 
+_STEPS_OF_A_SEARCH = 16  # what it counts as where changes of weights are looked for
 _EARLY_STOPPING = {True: 0, False: 1, "never": 2}
 
-# The weights behind those of the layers, in the order of csrc/cpu/decoder_weights.h.
-_HEAD = (
+# The weights behind those of the layers, in the order of csrc/cpu/decoder_weights.h; their names
+# are those of csrc/decoding.h.
+HEAD = (
     "w_query",
     "v",
     "gain",
@@ -38,18 +46,15 @@ _HEAD = (
 )
 
 # What stands in the list of weights for one that a decoder does not have.
-_NOTHING = torch.nn.Parameter(torch.empty(0), requires_grad=False)
+NOTHING = torch.nn.Parameter(torch.empty(0), requires_grad=False)
 
 
-class DecoderWeights(NamedTuple):
-    """The weights of a decoder as they are, and how they are put together.
+class DecoderLayout(NamedTuple):
+    """How the weights of a decoder are put together.
 
     Args:
         cell: one of `seq2seq_ext.kernels.CELLS`.
-        embedding: (V, E).
-        layers: w_ih, w_hh, b_ih and b_hh of each layer; the first w_ih reads the token's embedding,
-            then what sources add, then what attention feeds.
-        head: the others that there are, by their names in ``csrc/decoding.h``.
+        num_layers: of the decoder.
         source_features: how many features sources add to the input of every step.
         heads: of the attention.
         residual: the first layer whose input is added to its output; 0: none.
@@ -58,23 +63,12 @@ class DecoderWeights(NamedTuple):
     """
 
     cell: str
-    embedding: Tensor
-    layers: Sequence[Tensor]
-    head: dict[str, Tensor | None]
+    num_layers: int
     source_features: int
     heads: int
     residual: int
     query_first: bool
     scale: float
-
-    def tensors(self) -> list[Tensor]:
-        """As the operators take them."""
-        head = (self.head.get(name) for name in _HEAD)
-        return [
-            self.embedding,
-            *self.layers,
-            *(_NOTHING if weight is None else weight for weight in head),
-        ]
 
 
 class Sources(NamedTuple):
@@ -118,7 +112,8 @@ class PackedDecoder(Packed[Tensor]):
 
     def step(
         self,
-        decoder: DecoderWeights,
+        layout: DecoderLayout,
+        weights: list[Tensor],
         sources: Sources,
         tokens: Tensor,
         state: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None],
@@ -127,7 +122,10 @@ class PackedDecoder(Packed[Tensor]):
         """Logits (N, V), the state after the step, and alignments (N, S); empty: there are none.
 
         Args:
-            decoder: its weights as they are now.
+            layout: of the weights.
+            weights: as they are now: the embedding (V, E); w_ih, w_hh, b_ih and b_hh of each layer,
+                the first w_ih reading the token's embedding, then what sources add, then what
+                attention feeds; then those of `HEAD`, `NOTHING` for those that there are not.
             sources: what is read beside the state.
             tokens: int64 (N,).
             state: h and c (L, N, H), what is fed (N, F) and the coverage (N, S).
@@ -136,11 +134,13 @@ class PackedDecoder(Packed[Tensor]):
         Returns:
             None where the weights cannot be packed, since they are computed in each call.
         """
-        return self._call(decoder_step_op, 1, decoder, sources, tokens, *state, memory)
+        arguments = (tokens, *state, memory)
+        return self._call(decoder_step_op, 1, layout, weights, sources, arguments)
 
     def search(
         self,
-        decoder: DecoderWeights,
+        layout: DecoderLayout,
+        weights: list[Tensor],
         sources: Sources,
         state: tuple[Tensor, Tensor | None],
         options: GenerationOptions,
@@ -149,7 +149,7 @@ class PackedDecoder(Packed[Tensor]):
         """Sequences, lengths, scores and alignments, as `GenerationOutput` has them.
 
         Args:
-            decoder: its weights as they are now.
+            layout, weights: as for `step`.
             sources: what is read beside the state.
             state: h and c (L, M, H) before the first token.
             options: of which nothing but the number of beams, limits of lengths, the length
@@ -159,52 +159,73 @@ class PackedDecoder(Packed[Tensor]):
         Returns:
             None as `step`.
         """
+        arguments = (*state, *_arguments(options, special))
         return self._call(
-            decoder_search_op,
-            16,
-            decoder,
-            sources,
-            *state,
-            options.num_beams,
-            options.num_return_sequences,
-            options.max_new_tokens,
-            options.min_new_tokens,
-            *special,
-            options.length_penalty,
-            options.length_penalty_kind == "wu",
-            _EARLY_STOPPING[options.early_stopping],
-            options.output_scores,
-            options.return_attention,
+            decoder_search_op, _STEPS_OF_A_SEARCH, layout, weights, sources, arguments
+        )
+
+    def translate(
+        self,
+        layout: DecoderLayout,
+        weights: list[Tensor],
+        encoder: Sequence[Any],
+        options: GenerationOptions,
+        special: tuple[int, int, int],
+    ) -> tuple[Tensor, ...] | None:
+        """What `search` answers from the last states of an encoder on, which is run before.
+
+        Args:
+            layout, weights, options, special: as for `search`.
+            encoder: the arguments of ``encoder_read``.
+        """
+        arguments = _arguments(options, special)
+        return self._call(
+            translate_op, _STEPS_OF_A_SEARCH, layout, weights, (), arguments, before=encoder
         )
 
     def _call(
         self,
         operator: Any,
         steps: int,
-        decoder: DecoderWeights,
-        sources: Sources,
-        *arguments: Any,
+        layout: DecoderLayout,
+        weights: list[Tensor],
+        sources: Sequence[Any],
+        arguments: Sequence[Any],
+        before: Sequence[Any] = (),
     ) -> tuple[Tensor, ...] | None:
-        layout = (CELLS.index(decoder.cell), len(decoder.layers) // 4, decoder.source_features)
-        tensors = decoder.tensors()
+        cell, *wiring = layout
+        options: tuple[Any, ...] = (CELLS.index(cell), *wiring)
         checked = 1024 if self.checks_all else steps
 
         def call(block: Tensor | None, turn: int) -> tuple[Tensor, ...] | None:
             if block is None:
                 return None
             found = operator(
-                tensors,
+                *before,
+                weights,
                 block,
                 turn,
                 checked,
                 *sources,
-                *layout,
-                decoder.heads,
-                decoder.residual,
-                decoder.query_first,
-                decoder.scale,
+                *options,
                 *arguments,
             )
             return cast("tuple[Tensor, ...]", found)
 
-        return self.run(tensors, layout, checked, call)
+        return self.run(weights, options[:3], checked, call)
+
+
+def _arguments(options: GenerationOptions, special: tuple[int, int, int]) -> tuple[Any, ...]:
+    """The options of a search as the operators take them."""
+    return (
+        options.num_beams,
+        options.num_return_sequences,
+        options.max_new_tokens,
+        options.min_new_tokens,
+        *special,
+        options.length_penalty,
+        options.length_penalty_kind == "wu",
+        _EARLY_STOPPING[options.early_stopping],
+        options.output_scores,
+        options.return_attention,
+    )

@@ -43,6 +43,12 @@ class GenerationMixin(Generic[StateT]):
         """One step: int64 ``(N,)`` -> logits ``(N, V)``, a fresh tensor, and the new state."""
         raise NotImplementedError
 
+    def translate(
+        self, source: Tensor, source_lengths: Tensor | None, options: GenerationOptions
+    ) -> GenerationOutput | None:
+        """What `search` finds from the state of `start` on, or None: as `search`."""
+        return None
+
     def search(self, state: StateT, options: GenerationOptions) -> GenerationOutput | None:
         """What a search of the model's own finds from `state` on.
 
@@ -124,16 +130,22 @@ class GenerationMixin(Generic[StateT]):
             TypeError: unknown options ['num_beam'], known are ['max_new_tokens', ...]
         """
         options = GenerationOptions.of(options, changes)
+        output = state = None
+        if decoder_input_ids is None:
+            output = self.translate(source, source_lengths, options)
+        if output is None:
+            state = self.start(source, source_lengths)
+            if decoder_input_ids is None:
+                output = self.search(state, options)
+        if output is not None:
+            return output if return_dict_in_generate else output.sequences
+        assert state is not None
         arguments: dict[str, Any] = {
             **_special_tokens(self.config)._asdict(),
             "decoder_input_ids": decoder_input_ids,
             "device": source.device,
         }
-        state = self.start(source, source_lengths)
         batch_size = source.size(0)
-        output = None if decoder_input_ids is not None else self.search(state, options)
-        if output is not None:
-            return output if return_dict_in_generate else output.sequences
         if options.num_beams > 1:
             if options.coverage_penalty:
                 arguments["source_lengths"] = _real_positions(

@@ -136,11 +136,13 @@ class GenerationOptions:
             options = cls()
         elif not isinstance(options, GenerationOptions):
             raise TypeError(f"options must be GenerationOptions, got {options!r}")
+        if not changes:
+            return options
         known = [field.name for field in fields(cls)]
         unknown = [name for name in changes if name not in known]
         if unknown:
             raise TypeError(f"unknown options {unknown}, known are {known}")
-        return replace(options, **changes) if changes else options
+        return replace(options, **changes)
 
     def _check_beams(self) -> None:
         if self.num_beams % self.num_beam_groups:

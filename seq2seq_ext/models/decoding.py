@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from seq2seq_ext import transforms
-from seq2seq_ext.decoder.packed import DecoderWeights, PackedDecoder, Sources
+from seq2seq_ext.decoder.packed import HEAD, NOTHING, DecoderLayout, PackedDecoder, Sources
 from seq2seq_ext.generation.options import GenerationOptions
 from seq2seq_ext.generation.output import GenerationOutput
-from seq2seq_ext.kernels import autocast_is_on
+from seq2seq_ext.models.config import Seq2SeqConfig
 from seq2seq_ext.models.decoder import Decoder
+from seq2seq_ext.models.slots import Slots, slots_of, unusual
 from seq2seq_ext.models.state import DecoderState
 
-__all__ = ["search", "step"]
+__all__ = ["DecoderSlots", "is_one_call", "names_of", "output_of", "search", "step"]
 
 # Options that change scores or choose otherwise, and the value with which they do nothing.
 _IN_PYTHON = {
@@ -44,20 +44,22 @@ def step(
         tokens: int64 (N,).
         state: of N rows.
     """
-    weights = _weights(decoder, state)
-    if weights is None:
+    found = _found(decoder, state)
+    if found is None:
         return None
+    slots, weights = found
     config, memory = decoder.config, state.memory
-    found = _packed(decoder).step(
+    made = slots.packed.step(
+        slots.layout(),
         weights,
-        _sources(decoder, state, weights.layers[0]),
+        _sources(decoder, state, weights[1]),
         tokens,
         (state.h, state.c, state.feed, state.coverage),
         None if memory is None else memory.rows,
     )
-    if found is None:
+    if made is None:
         return None
-    logits, h, c, feed, coverage, alignments = found
+    logits, h, c, feed, coverage, alignments = made
     return logits, state._replace(
         h=h,
         c=None if state.c is None else c,
@@ -78,25 +80,37 @@ def search(
         options: how to search.
     """
     config = decoder.config
-    if config.target_vocab_size <= _SPECIAL_TOKENS or not all(
-        getattr(options, name) == value for name, value in _IN_PYTHON.items()
-    ):
+    if not is_one_call(config, options):
         return None
-    if options.return_attention and decoder.attention is None:
+    found = _found(decoder, state)
+    if found is None:
         return None
-    weights = _weights(decoder, state)
-    if weights is None:
-        return None
-    found = _packed(decoder).search(
+    slots, weights = found
+    made = slots.packed.search(
+        slots.layout(),
         weights,
-        _sources(decoder, state, weights.layers[0]),
+        _sources(decoder, state, weights[1]),
         (state.h, state.c),
         options,
         (config.pad_token_id, config.bos_token_id, config.eos_token_id),
     )
-    if found is None:
+    if made is None:
         return None
-    sequences, lengths, scores, alignments = found
+    return output_of(made, options)
+
+
+def is_one_call(config: Seq2SeqConfig, options: GenerationOptions) -> bool:
+    """Whether there is an operator for the search."""
+    return (
+        config.target_vocab_size > _SPECIAL_TOKENS
+        and all(getattr(options, name) == value for name, value in _IN_PYTHON.items())
+        and not (options.return_attention and config.attention == "none")
+    )
+
+
+def output_of(made: tuple[Tensor, ...], options: GenerationOptions) -> GenerationOutput:
+    """What an operator found, as `generate` returns it."""
+    sequences, lengths, scores, alignments = made
     return GenerationOutput(
         sequences,
         lengths,
@@ -105,76 +119,89 @@ def search(
     )
 
 
-def _packed(decoder: Decoder) -> PackedDecoder:
-    layers = decoder.stack.rnn._packed
-    dtype, checks_all = (None, True) if layers is None else (layers.dtype, False)
-    packed: PackedDecoder | None = decoder.__dict__.get("_packed")
-    if packed is None or (packed.dtype, packed.checks_all) != (dtype, checks_all):
-        packed = decoder.__dict__["_packed"] = PackedDecoder(dtype, checks_all)
-    return packed
+class DecoderSlots(Slots):
+    """A decoder's weights, how they are put together, and what is packed of them."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__(decoder, names_of(decoder), NOTHING, ["dropout"])
+        self._config, self._stack, self._attention = (
+            decoder.config,
+            decoder.stack,
+            decoder.attention,
+        )
+        self._rnn = decoder.stack.rnn
+        self._packed: PackedDecoder | None = None
+
+    @property
+    def packed(self) -> PackedDecoder:
+        """In the dtype of the prepacked layers; made anew where `prepack` was called again."""
+        layers, packed = self._rnn._packed, self._packed
+        dtype, checks_all = (None, True) if layers is None else (layers.dtype, False)
+        if packed is None or packed.dtype != dtype or packed.checks_all != checks_all:
+            packed = self._packed = PackedDecoder(dtype, checks_all)
+        return packed
+
+    def layout(self) -> DecoderLayout:
+        config, attention = self._config, self._attention
+        return DecoderLayout(
+            self._rnn._cell,
+            config.decoder_num_layers,
+            config.resolved_context_size if config.context_every_step else 0,
+            1 if attention is None else attention.heads,
+            self._stack.residual,
+            config.attention_query == "previous",
+            1.0 if attention is None else attention.scale,
+        )
 
 
-def _weights(decoder: Decoder, state: DecoderState) -> DecoderWeights | None:
+def _found(decoder: Decoder, state: DecoderState) -> tuple[DecoderSlots, list[Tensor]] | None:
     """The decoder's weights; None where its modules have to be called."""
-    config, attention = decoder.config, decoder.attention
-    rnn, embedding = decoder.stack.rnn, decoder.embedding.weight
+    if unusual(decoder) or type(decoder) is not Decoder or not decoder.config.decoding_is_fused:
+        return None
+    try:
+        slots = slots_of(decoder, DecoderSlots)
+        weights = slots.read()
+    except KeyError:  # pruned or parametrized
+        return None
+    embedding = weights[0]
     if (
-        torch.is_grad_enabled()
-        or type(decoder) is not Decoder
-        or not config.decoding_is_fused
-        or (decoder.training and config.dropout)
-        or embedding.device.type != "cpu"
+        slots.hooked()
+        or not embedding.is_cpu
         or embedding.dtype not in (torch.float32, torch.float64)
         or state.h.dtype != embedding.dtype
-        or autocast_is_on()
-        or transforms.watched()
     ):
         return None
-    modules: list[nn.Module] = [decoder.embedding, rnn]
-    head: dict[str, Tensor | None] = {}
+    return slots, weights
 
-    def read(module: nn.Module | None, weight: str, bias: str | None = None) -> None:
-        if module is None:
-            return
-        assert isinstance(module, nn.Linear)
-        modules.append(module)
-        head[weight] = module.weight
-        if bias is not None:
-            head[bias] = module.bias
 
-    heads, scale = 1, 1.0
+def names_of(decoder: Decoder) -> list[str]:
+    """Names of the decoder's weights, in the order of `seq2seq_ext.decoder.packed`."""
+    attention, maxout, last = decoder.attention, decoder.maxout, "output"
+    head: dict[str, str] = {}
     if attention is not None:
-        heads, scale = attention.heads, attention.scale
-        read(attention.query, "w_query")
-        head["v"], head["gain"], head["w_coverage"] = (
-            attention.v,
-            attention.gain,
-            attention.coverage,
-        )
-    read(decoder.combine, "w_out", "b_out")
-    if decoder.maxout is not None:
-        read(decoder.maxout.from_state, "w_state", "b_state")
-        read(decoder.maxout.from_token, "w_token")
+        if attention.query is not None:
+            head["w_query"] = "attention.query.weight"
+        for name, own in {"v": "v", "gain": "gain", "w_coverage": "coverage"}.items():
+            if getattr(attention, own) is not None:
+                head[name] = f"attention.{own}"
+    if decoder.combine is not None:
+        head |= {"w_out": "combine.weight", "b_out": "combine.bias"}
+    if maxout is not None:
+        head |= {
+            "w_state": "maxout.from_state.weight",
+            "b_state": "maxout.from_state.bias",
+            "w_token": "maxout.from_token.weight",
+        }
         if attention is not None:
-            read(decoder.maxout.from_context, "w_context")
-    last = decoder.output
-    if isinstance(last, nn.Sequential):
-        read(last[0], "w_rank")
-        last = last[1]
-    read(last, "w_vocab", "b_vocab")
-    if any(module._forward_hooks or module._forward_pre_hooks for module in modules):
-        return None
-    return DecoderWeights(
-        rnn._cell,
-        embedding,
-        rnn._current_weights(),
-        head,
-        config.resolved_context_size if config.context_every_step else 0,
-        heads,
-        decoder.stack.residual,
-        config.attention_query == "previous",
-        scale,
-    )
+            head["w_context"] = "maxout.from_context.weight"
+    if isinstance(decoder.output, nn.Sequential):
+        head["w_rank"], last = "output.0.weight", "output.1"
+    head |= {"w_vocab": f"{last}.weight", "b_vocab": f"{last}.bias"}
+    return [
+        "embedding.weight",
+        *(f"stack.rnn.{name}" for name in decoder.stack.rnn._flat_weights_names),
+        *(head.get(name, "") for name in HEAD),
+    ]
 
 
 def _sources(decoder: Decoder, state: DecoderState, w_ih: Tensor) -> Sources:

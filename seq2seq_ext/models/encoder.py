@@ -12,9 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from seq2seq_ext.models import encoding
 from seq2seq_ext.models.config import Seq2SeqConfig
 from seq2seq_ext.models.layers import RecurrentStack
-from seq2seq_ext.models.state import check_tokens, resolve_lengths, reverse_rows
+from seq2seq_ext.models.state import check_tokens, resolve_lengths, reverse_rows, with_eos
 
 
 class EncoderOutput(NamedTuple):
@@ -27,7 +28,7 @@ class EncoderOutput(NamedTuple):
             bidirectional ones theirs alone.
         c: final cell states of an LSTM, shaped like ``h``, None for the other cells.
         context: the context vectors, ``(B, context_size)``.
-        lengths: int64 ``(B,)``.
+        lengths: int64 ``(B,)``, with ``source_eos`` one more than there are tokens.
     """
 
     outputs: Tensor
@@ -94,30 +95,38 @@ class Encoder(nn.Module):
         Raises:
             TypeError, ValueError: if an argument has another dtype, rank, size or range.
         """
-        check_tokens("source", source, self.config.source_vocab_size)
-        lengths = resolve_lengths(
-            "source_lengths", source_lengths, source, self.config.pad_token_id
-        )
-        if source.size(1) == 0:
-            # Recurrent layers refuse a time axis of size 0; a step that no row takes is the same.
-            source = source.new_full((source.size(0), 1), self.config.pad_token_id)
-        if self.config.reverse_source:
-            source = reverse_rows(source, lengths)
-        embedded = self.dropout(self.embedding(source.t()))
-        outputs, (h, c) = self.stack(embedded, lengths=lengths)
+        read = encoding.read(self, source, source_lengths)
+        if read is None:
+            outputs, h, c, lengths = self._read(source, source_lengths)
+        else:
+            outputs, h, c, lengths = read
+        if not self.stack.has_cell_state:
+            c = None
         if self.upper is not None:
             outputs, (h, c) = self.upper(self.dropout(outputs), lengths=lengths)
         else:
             h = self._join_directions(h)
             c = None if c is None else self._join_directions(c)
         context = h[-1] if self.context is None else torch.tanh(self.context(h[-1]))
-        return EncoderOutput(
-            outputs.transpose(0, 1),
-            h,
-            c,
-            context,
-            lengths,
-        )
+        return EncoderOutput(outputs.transpose(0, 1), h, c, context, lengths)
+
+    def _read(
+        self, source: Tensor, source_lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """What `encoding.read` answers, module by module."""
+        config = self.config
+        check_tokens("source", source, config.source_vocab_size)
+        lengths = resolve_lengths("source_lengths", source_lengths, source, config.pad_token_id)
+        if config.source_eos:
+            source, lengths = with_eos(source, lengths, config)
+        if source.size(1) == 0:
+            # Recurrent layers refuse a time axis of size 0; a step that no row takes is the same.
+            source = source.new_full((source.size(0), 1), config.pad_token_id)
+        if config.reverse_source:
+            source = reverse_rows(source, lengths)
+        embedded = self.dropout(self.embedding(source.t()))
+        outputs, (h, c) = self.stack(embedded, lengths=lengths)
+        return outputs, h, c, lengths
 
     def _join_directions(self, state: Tensor) -> Tensor:
         """(layers * directions, B, H) -> (layers, B, directions * H)."""

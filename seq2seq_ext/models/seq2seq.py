@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from seq2seq_ext.generation import GenerationMixin, GenerationOptions, GenerationOutput
-from seq2seq_ext.models import decoding
+from seq2seq_ext.models import decoding, translation
 from seq2seq_ext.models.bridge import Bridge
 from seq2seq_ext.models.config import Seq2SeqConfig
 from seq2seq_ext.models.decoder import Decoder
@@ -24,6 +24,7 @@ from seq2seq_ext.models.state import (
     check_tokens,
     padding_mask,
     resolve_lengths,
+    with_eos,
 )
 
 
@@ -147,13 +148,10 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
 
     def start(self, source: Tensor, source_lengths: Tensor | None = None) -> DecoderState:
         """Read the source: the decoder's state before its first token."""
-        size = self.config.source_vocab_size
-        if self.config.copy or self.config.source_eos:  # else the encoder alone looks at them
-            check_tokens("source", source, size + (source.size(-1) if self.config.copy else 0))
-        if self.config.source_eos:
-            source, source_lengths = self._with_eos(source, source_lengths)
         known = source
         if self.config.copy:
+            size = self.config.source_vocab_size
+            check_tokens("source", source, size + source.size(-1))
             known = source.masked_fill(source >= size, self.config.unk_token_id)
         encoded: EncoderOutput = self.encoder(known, source_lengths)
         state: DecoderState = self.bridge(encoded)
@@ -170,16 +168,10 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
         made = decoding.step(self.decoder, tokens, state)
         return self.decoder.step(tokens, state) if made is None else made
 
-    def _with_eos(self, source: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Sources (B, T + 1) with ``</s>`` behind each, and their lengths."""
-        config = self.config
-        lengths = resolve_lengths("source_lengths", lengths, source, config.pad_token_id)
-        longer = functional.pad(source, (0, 1), value=config.pad_token_id)
-        ends = lengths[:, None].to(source.device)
-        return longer.scatter(1, ends, config.eos_token_id), lengths + 1
-
     def _with_tokens(self, memory: Memory, source: Tensor, lengths: Tensor) -> Memory:
         """The memory with what can be copied from it."""
+        if self.config.source_eos:
+            source, _ = with_eos(source, lengths - 1, self.config)
         behind = padding_mask(lengths.to(source.device), source.size(1))
         tokens = source.masked_fill(behind, self.config.pad_token_id)
         size = self.config.source_vocab_size
@@ -189,6 +181,15 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
         missing = memory.keys.size(1) - tokens.size(1)
         tokens = functional.pad(tokens, (0, missing), value=self.config.pad_token_id)
         return memory._replace(tokens=tokens, extended_size=size)
+
+    def translate(
+        self, source: Tensor, source_lengths: Tensor | None, options: GenerationOptions
+    ) -> GenerationOutput | None:
+        """From source to target in one call; see `seq2seq_ext.models.translation`."""
+        own = type(self)
+        if (own.start, own.step, own.search) != (Seq2Seq.start, Seq2Seq.step, Seq2Seq.search):
+            return None
+        return translation.translate(self, source, source_lengths, options)
 
     def search(self, state: DecoderState, options: GenerationOptions) -> GenerationOutput | None:
         """All steps in one call, where that can be; see `seq2seq_ext.models.decoding`."""

@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from seq2seq_ext.models.config import Seq2SeqConfig
 
 
 class Memory(NamedTuple):
@@ -136,6 +139,13 @@ def resolve_lengths(name: str, lengths: Tensor | None, tokens: Tensor, pad_token
 def padding_mask(lengths: Tensor, time: int) -> Tensor:
     """True past the end of each row: bool ``(B, time)`` on the device of `lengths`."""
     return torch.arange(time, device=lengths.device) >= lengths[:, None]
+
+
+def with_eos(tokens: Tensor, lengths: Tensor, config: Seq2SeqConfig) -> tuple[Tensor, Tensor]:
+    """Rows (B, T + 1) with ``</s>`` behind each, and their lengths."""
+    longer = functional.pad(tokens, (0, 1), value=config.pad_token_id)
+    ends = lengths[:, None].to(tokens.device)
+    return longer.scatter(1, ends, config.eos_token_id), lengths + 1
 
 
 def reverse_rows(tokens: Tensor, lengths: Tensor) -> Tensor:

@@ -42,15 +42,14 @@ class PretrainedModel:
             sources: B sequences of tokens, ``<unk>`` where unknown, special tokens included; a
                 text stands for its characters.
         """
-        ids = [
-            torch.tensor(self.source_vocabulary.convert_tokens_to_ids(source), dtype=torch.int64)
-            for source in sources
-        ]
-        lengths = torch.tensor([len(row) for row in ids], dtype=torch.int64)
-        padded = torch.zeros(len(ids), int(lengths.max()) if ids else 0, dtype=torch.int64)
-        for row, source_ids in zip(padded, ids, strict=True):
-            row[: len(source_ids)] = source_ids
-        return padded, lengths
+        ids = [self.source_vocabulary.convert_tokens_to_ids(source) for source in sources]
+        lengths = [len(row) for row in ids]
+        longest, pad = max(lengths, default=0), Vocabulary.pad_token_id
+        padded = [row + [pad] * (longest - len(row)) for row in ids]
+        shape = (len(ids), longest)
+        return torch.tensor(padded, dtype=torch.int64).view(shape), torch.tensor(
+            lengths, dtype=torch.int64
+        )
 
     def generate(
         self,
