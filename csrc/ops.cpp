@@ -24,6 +24,10 @@
 // that it was made of; csrc/cpu/fingerprint.h tells what is noticed when. turn: the number of steps
 // that calls with this block have run before.
 //
+// prepack_tokens: for `table` of encoder_read, beside `packed`, which prepack made of the same
+// layers: what the first of them makes of each row of the embedding. Empty where that would be too
+// large.
+//
 // prepack_matrix: the same of one matrix w (N, K), for linear, y = x w^T + bias of x (rows, K) or
 // (T, B, K), and for `packed` of recurrence. The first axis of x counts as its steps.
 //
@@ -82,10 +86,14 @@ STABLE_TORCH_LIBRARY(seq2seq_ext, m) {
   m.def(
       "encoder_read(Tensor tokens, Tensor? lengths, Tensor embedding, Tensor[] weights, int cell, "
       "int num_layers, bool bidirectional, int pad_token_id, int? eos_token_id, bool reverse, "
-      "Tensor? packed=None, int turn=0) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor lengths)");
+      "Tensor? packed=None, Tensor? table=None, int turn=0) "
+      "-> (Tensor y, Tensor h_n, Tensor c_n, Tensor lengths)");
   m.def(
       "prepack(Tensor[] weights, int cell, int num_layers=1, bool bidirectional=False, "
       "ScalarType? dtype=None) -> Tensor");
+  m.def(
+      "prepack_tokens(Tensor embedding, Tensor[] weights, Tensor packed, int cell, "
+      "int num_layers=1, bool bidirectional=False) -> Tensor");
   m.def("prepack_matrix(Tensor w, ScalarType? dtype=None) -> Tensor");
   m.def("linear(Tensor x, Tensor w, Tensor? bias, Tensor packed, int turn=0) -> Tensor");
   m.def(
@@ -165,7 +173,7 @@ STABLE_TORCH_LIBRARY(seq2seq_ext, m) {
       "translate(Tensor tokens, Tensor? source_lengths, Tensor encoder_embedding, "
       "Tensor[] encoder_weights, int encoder_cell, int encoder_num_layers, bool bidirectional, "
       "int source_pad_token_id, int? source_eos_token_id, bool reverse, Tensor? encoder_packed, "
-      "int encoder_turn, Tensor[] weights, Tensor packed, int turn, int checked, int cell, "
+      "Tensor? encoder_table, int encoder_turn, Tensor[] weights, Tensor packed, int turn, int checked, int cell, "
       "int num_layers, int source_features, int heads, int residual, bool query_first, "
       "float scale, int num_beams, int num_return_sequences, int max_new_tokens, "
       "int min_new_tokens, int pad_token_id, int bos_token_id, int eos_token_id, "

@@ -26,6 +26,7 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 rnn_op = torch.ops.seq2seq_ext.rnn.default
 rnn_backward_op = torch.ops.seq2seq_ext.rnn_backward.default
 prepack_op = torch.ops.seq2seq_ext.prepack.default
+prepack_tokens_op = torch.ops.seq2seq_ext.prepack_tokens.default
 prepack_matrix_op = torch.ops.seq2seq_ext.prepack_matrix.default
 prepack_decoder_op = torch.ops.seq2seq_ext.prepack_decoder.default
 encoder_read_op = torch.ops.seq2seq_ext.encoder_read.default

@@ -11,12 +11,13 @@ import math
 from collections import Counter
 from types import SimpleNamespace
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
 
 from seq2seq_ext.generation import GenerationMixin
-from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig
+from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig, decoding, encoding, translation
 
 PAD, UNK, BOS, EOS = range(4)
 SPECIAL = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
@@ -44,6 +45,35 @@ def sources():
     lengths = torch.randint(1, 7, (24,), generator=generator)
     source = torch.randint(4, 11, (24, 6), generator=generator)
     return source.masked_fill(torch.arange(6) >= lengths[:, None], PAD), lengths
+
+
+def in_python(model, *arguments, **options):
+    """What the model generates by modules, step by step."""
+    with (
+        mock.patch.multiple(decoding, search=lambda *_: None, step=lambda *_: None),
+        mock.patch.object(translation, "translate", return_value=None),
+        mock.patch.object(encoding, "read", return_value=None),
+    ):
+        return model.generate(*arguments, return_dict_in_generate=True, **options)
+
+
+def in_one_call(model, *arguments, **options):
+    """The same, sure that no step is called."""
+    with mock.patch.object(type(model.decoder), "step", side_effect=AssertionError):
+        return model.generate(*arguments, return_dict_in_generate=True, **options)
+
+
+def assert_same(found, expected, tolerance=1e-12):
+    assert torch.equal(found.sequences, expected.sequences)
+    assert torch.equal(found.lengths, expected.lengths)
+    torch.testing.assert_close(
+        found.sequences_scores, expected.sequences_scores, atol=max(tolerance, 1e-6), rtol=1e-6
+    )
+    assert (found.alignments is None) == (expected.alignments is None)
+    if found.alignments is not None:
+        torch.testing.assert_close(
+            found.alignments, expected.alignments, atol=tolerance, rtol=tolerance
+        )
 
 
 class TableState(NamedTuple):

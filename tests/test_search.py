@@ -6,7 +6,16 @@ from unittest import mock
 
 import pytest
 import torch
-from generation_cases import BOS, EOS, PAD, small_model, sources
+from generation_cases import (
+    BOS,
+    EOS,
+    PAD,
+    assert_same,
+    in_one_call,
+    in_python,
+    small_model,
+    sources,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +34,7 @@ from seq2seq_ext.kernels import (
     prepack_decoder_op,
 )
 from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig, decoding
+from seq2seq_ext.models.slots import slots_of
 
 MODELS = {
     "none": {},
@@ -76,31 +86,6 @@ def changed_scale(model):
         for weight in model.parameters():
             weight *= 1.5
     return model
-
-
-def in_python(model, *arguments, **options):
-    """By modules, step by step."""
-    with mock.patch.multiple(decoding, search=lambda *_: None, step=lambda *_: None):
-        return model.generate(*arguments, return_dict_in_generate=True, **options)
-
-
-def in_one_call(model, *arguments, **options):
-    """The same, sure that no step is called."""
-    with mock.patch.object(type(model.decoder), "step", side_effect=AssertionError):
-        return model.generate(*arguments, return_dict_in_generate=True, **options)
-
-
-def assert_same(found, expected, tolerance=1e-12):
-    assert torch.equal(found.sequences, expected.sequences)
-    assert torch.equal(found.lengths, expected.lengths)
-    torch.testing.assert_close(
-        found.sequences_scores, expected.sequences_scores, atol=max(tolerance, 1e-6), rtol=1e-6
-    )
-    assert (found.alignments is None) == (expected.alignments is None)
-    if found.alignments is not None:
-        torch.testing.assert_close(
-            found.alignments, expected.alignments, atol=tolerance, rtol=tolerance
-        )
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -230,7 +215,7 @@ def test_prepacked_weights_are_used(dtype):
     expected = in_python(model, *sources(), **options)
     prepack(model, dtype)
     found = in_one_call(model, *sources(), **options)
-    assert model.decoder.__dict__["_packed"].dtype is dtype
+    assert slots_of(model.decoder, decoding.DecoderSlots).packed.dtype is dtype
     error = {None: 1e-5, torch.bfloat16: 0.05, torch.int8: 0.1}[dtype]
     close = (found.sequences_scores - expected.sequences_scores).abs() < error
     assert close.float().mean() > 0.9  # rounded weights may write another text here and there

@@ -51,9 +51,7 @@ DecoderTensors::DecoderTensors(const std::vector<Handle>& given, int64_t code, i
   w_in_[0] = F == 0 ? nullptr : static_cast<const char*>(w_ih_[0]) + (E + X) * element_size(dtype);
   check_head();
   for (int64_t i = 0; i < count; ++i) {
-    bool contiguous = true;
-    if (present(i)) TORCH_ERROR_CODE_CHECK(aoti_torch_is_contiguous(given[i].get(), &contiguous));
-    if (!contiguous) fail(name(i), ": expected a contiguous tensor");
+    if (present(i) && !is_contiguous(weights[i])) fail(name(i), ": expected a contiguous tensor");
   }
 }
 

@@ -2,9 +2,6 @@
 
 // ---- weights ------------------------------------------------------------------------------------
 
-// What W_x makes of every token, where that is kept: no larger than so many numbers.
-inline constexpr int64_t kMostOfTable = int64_t{1} << 22;
-
 // A matrix that multiplies embeddings, or all products with it.
 template <typename T>
 struct TokenMatrix {

@@ -21,9 +21,7 @@ struct Sources : Common {
   std::vector<int64_t> length;  // (B) of tokens that were given
 
   explicit Sources(const EncoderGiven& given) : Common(View(given.embedding), "embedding") {
-    embedding = View(given.embedding);
-    if (embedding.dim != 2 || embedding.numel() == 0)
-      fail("embedding: expected shape (V, E), got ", embedding);
+    embedding = embedding_of(given.embedding);
     V = embedding.size[0], E = embedding.size[1];
     tokens = View(given.tokens);
     if (tokens.dim != 2) fail("tokens: expected shape (B, T), got ", tokens);
@@ -46,24 +44,29 @@ struct Sources : Common {
       fail("eos: expected a token from 0 to ", V - 1, ", got ", *given.eos);
   }
 
-  // The embeddings of what the layers read, (steps, B, E); undefined behind the end of a row.
-  Handle embedded(int64_t steps, std::optional<int64_t> eos, bool reverse) const {
-    Handle x = empty({{steps, B, E}, 3}, dtype);
-    const int64_t bytes = E * element_size(dtype);
-    const int64_t row_bytes = embedding.stride[0] * element_size(dtype);
-    const auto* table = static_cast<const char*>(embedding.data());
+  // The tokens that the layers read, (steps, B); 0 behind the end of a row.
+  std::vector<int64_t> read(int64_t steps, std::optional<int64_t> eos, bool reverse) const {
+    std::vector<int64_t> order(static_cast<size_t>(steps * B));
     const auto* row = static_cast<const int64_t*>(tokens.data());
-    auto* to = static_cast<char*>(data_of(x));
     for (int64_t b = 0; b < B; ++b, row += T) {
       const int64_t end = length[b] + (eos ? 1 : 0);
       for (int64_t t = 0; t < end; ++t) {
         const int64_t from = reverse ? end - 1 - t : t;
-        const int64_t token = from < length[b] ? row[from] : *eos;
-        std::memcpy(to + (t * B + b) * bytes, table + token * row_bytes,
-                    static_cast<size_t>(bytes));
+        order[t * B + b] = from < length[b] ? row[from] : *eos;
       }
     }
-    return x;
+    return order;
+  }
+
+  void embed(const std::vector<int64_t>& order, const Handle& x) const {
+    const auto bytes = static_cast<size_t>(E * element_size(dtype));
+    const int64_t row_bytes = embedding.stride[0] * element_size(dtype);
+    const auto* table = static_cast<const char*>(embedding.data());
+    auto* to = static_cast<char*>(data_of(x));
+    for (const int64_t token : order) {
+      std::memcpy(to, table + token * row_bytes, bytes);
+      to += bytes;
+    }
   }
 };
 
@@ -89,7 +92,15 @@ EncoderGiven::EncoderGiven(ArgumentReader& read)
   eos = read.optional_integer();
   reverse = read.boolean();
   layers.packed = read.optional_tensor();
+  table = read.optional_tensor();
   layers.turn = read.integer();
+}
+
+View embedding_of(const Handle& given) {
+  const View embedding(given);
+  if (embedding.dim != 2 || embedding.numel() == 0)
+    fail("embedding: expected shape (V, E), got ", embedding);
+  return embedding;
 }
 
 Encoded run_encoder(EncoderGiven& given) {
@@ -101,7 +112,15 @@ Encoded run_encoder(EncoderGiven& given) {
                  [&](int64_t length) { return length + more; });
   // A batch without any token takes one step that no row takes.
   const int64_t steps = std::max<int64_t>(sources.T + more, 1);
-  given.layers.x = sources.embedded(steps, given.eos, given.reverse);
+  const std::vector<int64_t> order = sources.read(steps, given.eos, given.reverse);
+  const TokenRows rows{sources.embedding, View(given.table), order.data()};
+  given.layers.x = empty({{steps, sources.B, sources.E}, 3}, sources.dtype);
+  if (rows.packed && rows.packed.numel() > 0 && given.layers.packed &&
+      is_contiguous(sources.embedding)) {
+    given.layers.rows = &rows;
+  } else {
+    sources.embed(order, given.layers.x);
+  }
   given.layers.lengths = alias(lengths.get());
   return {run_forward(given.layers), std::move(lengths)};
 }

@@ -144,6 +144,7 @@ template <typename T>
 struct LayerInput {
   int64_t size;
   Rows<const T> rows, mask;
+  bool is_gates = false;  // rows are those of TokenGates
 };
 
 template <typename T>
@@ -153,6 +154,7 @@ static int64_t layer_input_size(const Stack<T>& stack, int64_t l) {
 
 template <typename T>
 static LayerInput<T> layer_input(const Stack<T>& stack, int64_t l, const T* below) {
+  if (l == 0 && stack.gates) return {stack.I, stack.gates, {}, true};
   if (l == 0) return {stack.I, stack.x, {}};
   LayerInput<T> input{stack.D * stack.P, {below, nullptr, stack.D * stack.P}, {}};
   if (stack.dropout_mask) {

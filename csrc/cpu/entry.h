@@ -45,6 +45,28 @@ static void pack(const Stack<T>& stack, WeightType type, void* packed) {
 }
 
 template <typename T>
+static int64_t token_gates_width(const Stack<T>& stack) {
+  return with_cell<T>(stack.cell, [&](auto cell) { return token_gates_width<cell.value>(stack); });
+}
+
+template <typename T>
+static size_t run_token_gates(const TokenGates<T>& g, void* workspace) {
+  return with_storage<T>(g.cell, g.packed_type, [&](auto cell, auto storage) {
+    return token_gates<cell.value, T, decltype(storage)>(g, workspace);
+  });
+}
+
+template <typename T>
+static size_t token_gates_workspace(const TokenGates<T>& g) {
+  return run_token_gates(g, nullptr);
+}
+
+template <typename T>
+static void token_gates(const TokenGates<T>& g, void* workspace) {
+  run_token_gates(g, workspace);
+}
+
+template <typename T>
 static size_t run_forward(const Forward<T>& f, const Member* member, void* workspace) {
   return with_storage<T>(f.cell, storage_of(f), [&](auto cell, auto storage) {
     return f.plan.split == Split::kLayers
@@ -206,6 +228,12 @@ static constexpr Kernels kTable{ISA_NAME,
                                 &packed_size<double>,
                                 &pack<float>,
                                 &pack<double>,
+                                &token_gates_width<float>,
+                                &token_gates_width<double>,
+                                &token_gates_workspace<float>,
+                                &token_gates_workspace<double>,
+                                &token_gates<float>,
+                                &token_gates<double>,
                                 &matrix_size<float>,
                                 &matrix_size<double>,
                                 &pack_matrix<float>,

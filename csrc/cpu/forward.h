@@ -47,14 +47,15 @@ class LayerForward {
 
   // Where layers run on different threads, `below` counts the steps that the layer below has done,
   // and `done` those of this one; else they are null.
-  void run(int64_t l, int64_t d, const LayerInput<T>& input, Rows<T> y, T* reserve,
-           const Member& member, Signal* below = nullptr, Signal* done = nullptr) {
+  void run(int64_t l, int64_t d, LayerInput<T> input, Rows<T> y, T* reserve, const Member& member,
+           Signal* below = nullptr, Signal* done = nullptr) {
     const int64_t index = l * f_.D + d;
     const Weights<const T>& w = f_.weights[index];
     const Walk walk(s_, d == 1);
     const OwnRows own(f_.plan, member);
     y_ = y;
     y_.base += d * P_size_;
+    if (input.is_gates) input.rows.base += d * own_.count() * kColumns;
     reserve_ = reserve ? reserve + index * s_.N * reserve_slots(cell) * Hp_ : nullptr;
     h_n_ = f_.h_n + index * s_.B * P_size_;
     c_n_ = cell == Cell::kLstm ? f_.c_n + index * s_.B * H_ : nullptr;
@@ -195,13 +196,10 @@ class LayerForward {
     const int64_t ld = columns(work);
     if (work.panels.begin == work.panels.end) return step;
     if (below) below->await(static_cast<uint32_t>(step), work.member.barriers->patience);
-    if constexpr (cell == Cell::kGru) {
-      // The slot that the input does not fill starts from its bias.
-      constexpr int64_t kSlot = 3 * kUnits;
-      for (int64_t m = 0; m < M; ++m)
-        for (int64_t column = kSlot; column < ld - kUnitPadding; column += kColumns) {
-          store(work.gates + m * ld + column, load(weights_.bias(work.panels.begin) + column));
-        }
+    if (input.is_gates) {
+      const int64_t first = work.panels.begin * kColumns, count = ld - kUnitPadding;
+      for (int64_t m = 0; m < M; ++m) std::copy_n(features[m] + first, count, work.gates + m * ld);
+      return step;
     }
     if (pack_input_) {
       weights_.project({M, 0, 0, features, input.mask ? factors : nullptr, nullptr, 0, work.gates,
@@ -209,6 +207,7 @@ class LayerForward {
                        work.panels.begin, work.panels.end);
       return step;
     }
+    weights_.start_state_slot(M, work.gates, ld, work.panels.begin, work.panels.end);
     for (int64_t p = work.panels.begin; p < work.panels.end; ++p) {
       const int64_t column = (p - work.panels.begin) * kColumns;
       for (int64_t m = 0; m < M; ++m) {
@@ -481,5 +480,36 @@ static size_t forward_wavefront(const Forward<T>& f, const Member* member, void*
              l > 0 ? done + l - 1 : nullptr, done + l);
   }
   member->sync();
+  return arena.used();
+}
+
+// ---- tables -------------------------------------------------------------------------------------
+
+template <Cell cell, typename T>
+static int64_t token_gates_width(const Stack<T>& stack) {
+  using Panels_ = Panels<cell, T, T>;
+  return stack.D * panels_of(padded_units(stack.H), Panels_::kUnits) * Panels_::kColumns;
+}
+
+template <Cell cell, typename T, typename S>
+static size_t token_gates(const TokenGates<T>& g, void* workspace) {
+  using Panels_ = Panels<cell, T, S>;
+  Arena arena(workspace);
+  const T** features = arena.take<const T*>(kBlockRows);
+  Arena sizes(nullptr);
+  T* scratch = arena.take<T>(Panels_(g, sizes, g.I).scratch_size(kBlockRows));
+  if (workspace == nullptr) return arena.used();
+  const int64_t width = token_gates_width<cell>(g);
+  for (int64_t d = 0; d < g.D; ++d) {
+    const Panels_ weights = packed_layer<cell, T, S>(g, const_cast<void*>(g.packed), d);
+    for (int64_t first = 0; first < g.V; first += kBlockRows) {
+      const int64_t count = std::min(kBlockRows, g.V - first);
+      for (int64_t m = 0; m < count; ++m) features[m] = g.features + (first + m) * g.I;
+      T* rows = g.rows + first * width + d * weights.count() * Panels_::kColumns;
+      weights.project({count, 0, 0, features, nullptr, nullptr, 0, rows, width, 0, nullptr, 0,
+                       scratch},
+                      0, weights.count());
+    }
+  }
   return arena.used();
 }

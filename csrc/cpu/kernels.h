@@ -21,6 +21,9 @@
 
 namespace seq2seq_ext {
 
+// What a matrix makes of every token is kept where it is no more than so many numbers.
+inline constexpr int64_t kMostOfTable = int64_t{1} << 22;
+
 struct Sequence {
   int64_t T, B, N;
   const int64_t* active;  // (T) rows that run at step t, never increasing
@@ -74,6 +77,7 @@ struct Stack {
   Plan plan;
   const Weights<const T>* weights;  // (L*D)
   Rows<const T> x;                  // N rows of I
+  Rows<const T> gates;              // N rows of TokenGates in place of x; null base: none
   Rows<const T> dropout_mask;       // N rows of D*P: of layer 0; layer l lies mask_layer further
   int64_t mask_layer;
   const T* h_0;  // (L*D, B, P) or null: zero
@@ -128,6 +132,17 @@ struct Forward : Stack<T> {
   T* reserve;  // see reserve_size, or null: nothing is kept for backward
 };
 
+// What the input's part of the first layer's gates is, biases included, for each row of a table, as
+// the kernels read it: for layers that only ever see these rows, with packed weights.
+template <typename T>
+struct TokenGates : Stack<T> {  // without a sequence
+  const void* packed;           // as in Forward
+  WeightType packed_type;
+  int64_t V;
+  const T* features;  // (V, I)
+  T* rows;            // (V, token_gates_width), aligned to 64
+};
+
 template <typename T>
 struct Backward : Stack<T> {
   Rows<const T> y;
@@ -156,7 +171,13 @@ struct Kernels {
   size_t (*packed_size_f64)(const Stack<double>& stack, WeightType);
   void (*pack_f32)(const Stack<float>& stack, WeightType, void* packed);
   void (*pack_f64)(const Stack<double>& stack, WeightType, void* packed);
-  // The same of a single matrix w (N, K), for linear and the recurrence with variants.
+  int64_t (*token_gates_width_f32)(const Stack<float>& stack);
+  int64_t (*token_gates_width_f64)(const Stack<double>& stack);
+  size_t (*token_gates_workspace_f32)(const TokenGates<float>&);
+  size_t (*token_gates_workspace_f64)(const TokenGates<double>&);
+  void (*token_gates_f32)(const TokenGates<float>&, void* workspace);
+  void (*token_gates_f64)(const TokenGates<double>&, void* workspace);
+  // What packed_size and pack are, of a single matrix w (N, K), for linear and the recurrence with variants.
   size_t (*matrix_size_f32)(int64_t K, int64_t N, WeightType);
   size_t (*matrix_size_f64)(int64_t K, int64_t N, WeightType);
   void (*pack_matrix_f32)(const float* w, int64_t K, int64_t N, WeightType, void* packed);

@@ -83,6 +83,40 @@ struct LayersSource {
   }
 };
 
+// Of the layers' weights, those of the first.
+struct TokensSource {
+  const LayersSource layers;
+  const View& embedding;
+
+  const Layers& of() const { return layers.layers; }
+  int32_t dtype() const { return layers.dtype(); }
+  Sizes sizes() const {
+    Sizes sizes = layers.sizes();
+    std::copy_backward(sizes.begin(), sizes.end() - 2, sizes.end());
+    sizes[0] = -3, sizes[1] = embedding.size[0];
+    return sizes;
+  }
+  int64_t count() const { return 1 + of().D * of().roles(); }
+  const void* given(int64_t i) const { return i == 0 ? embedding.data() : layers.given(i - 1); }
+  const void* array(int64_t i) const { return i == 0 ? embedding.data() : layers.array(i - 1); }
+  size_t bytes(int64_t i) const {
+    if (i > 0) return layers.bytes(i - 1);
+    return static_cast<size_t>(embedding.numel() * element_size(dtype()));
+  }
+  std::string name(int64_t i) const { return i == 0 ? "embedding" : layers.name(i - 1); }
+  int64_t numbers(const Kernels& kernels) const {
+    return layers.with_stack([&](const auto& stack, auto is_float) {
+      if constexpr (is_float)
+        return embedding.size[0] * kernels.token_gates_width_f32(stack);
+      else
+        return embedding.size[0] * kernels.token_gates_width_f64(stack);
+    });
+  }
+  int64_t memory_size(const Kernels& kernels, WeightType) const {
+    return numbers(kernels) * element_size(dtype());
+  }
+};
+
 struct MatrixSource {
   const char* matrix_name;
   int32_t own_dtype, computed;
@@ -213,6 +247,18 @@ PackedBlock check_block(const Source& source, const View& packed, int64_t before
   return {base + parts.memory, static_cast<WeightType>(made.type)};
 }
 
+template <typename T, typename Size, typename Kernel>
+void fill_tokens(const Stack<T>& stack, const View& embedding, const PackedBlock& packed,
+                 void* memory, Size workspace_size, Kernel kernel) {
+  TokenGates<T> call{};
+  static_cast<Stack<T>&>(call) = stack;
+  call.packed = packed.memory, call.packed_type = packed.type;
+  call.V = embedding.size[0], call.features = static_cast<const T*>(embedding.data());
+  call.rows = static_cast<T*>(memory);
+  Scratch::Frame frame;
+  kernel(call, frame.take(workspace_size(call)));
+}
+
 }  // namespace
 
 WeightType weight_type_of(std::optional<torch::headeronly::ScalarType> dtype,
@@ -244,6 +290,27 @@ Handle pack(Layers& layers, const std::vector<Handle>& weights, WeightType type)
 
 PackedBlock packed_block(const Layers& layers, const View& packed, int64_t before, int64_t steps) {
   return check_block(LayersSource{layers}, packed, before, steps);
+}
+
+Handle pack_tokens(const Layers& layers, const View& embedding, const PackedBlock& packed) {
+  const TokensSource source{{layers}, embedding};
+  if (source.numbers(active_kernels()) > kMostOfTable)
+    return empty({{0}, 1}, aoti_torch_dtype_uint8());
+  return make_block(source, packed.type, [&](const Kernels& kernels, void* memory) {
+    source.layers.with_stack([&](const auto& stack, auto is_float) {
+      if constexpr (is_float)
+        fill_tokens(stack, embedding, packed, memory, kernels.token_gates_workspace_f32,
+                    kernels.token_gates_f32);
+      else
+        fill_tokens(stack, embedding, packed, memory, kernels.token_gates_workspace_f64,
+                    kernels.token_gates_f64);
+    });
+  });
+}
+
+const void* packed_tokens(const Layers& layers, const View& embedding, const View& packed,
+                          int64_t before, int64_t steps) {
+  return check_block(TokensSource{{layers}, embedding}, packed, before, steps).memory;
 }
 
 Handle pack(Common& common, const MatrixRows& rows, WeightType type) {

@@ -27,6 +27,12 @@ Handle pack(Layers& layers, const std::vector<Handle>& weights, WeightType type)
 // they are now, or for another instruction set.
 PackedBlock packed_block(const Layers& layers, const View& packed, int64_t before, int64_t steps);
 
+// What the first layer makes of each row of an embedding (V, I), see TokenGates, with what was
+// packed of the layers; an empty tensor where that is more than kMostOfTable.
+Handle pack_tokens(const Layers& layers, const View& embedding, const PackedBlock& packed);
+const void* packed_tokens(const Layers& layers, const View& embedding, const View& packed,
+                          int64_t before, int64_t steps);
+
 // Rows of a weight matrix that are packed apart.
 struct MatrixRows {
   const char* name;

@@ -92,6 +92,7 @@ class Panels {
 
   // C (M x panels [begin, end)) = bias + the input's part of the gates.
   void project(LargeProduct<T, S> product, int64_t begin, int64_t end) const {
+    start_state_slot(product.M, product.c, product.ldc, begin, end);
     const int64_t panel = unit_rows<S>(I_) * kInputVectors * W;
     if constexpr (Narrow<S>::kKnown) {
       if (as_stored<S>(kBlockDepth) && product.factors == nullptr)
@@ -106,6 +107,17 @@ class Panels {
     product.ldadd = 0;
     if (kScaled<S>) product.scale = ih_scale_ + begin * kInputVectors * W;
     large_product<T, kInputVectors, S>(product);
+  }
+
+  // A slot that the input does not fill starts from its bias.
+  void start_state_slot(int64_t M, T* c, int64_t ldc, int64_t begin, int64_t end) const {
+    if constexpr (P_::kInputSlots < P_::kSlots) {
+      constexpr int64_t kFrom = P_::kInputSlots * kUnits;
+      for (int64_t m = 0; m < M; ++m)
+        for (int64_t p = begin; p < end; ++p)
+          for (int64_t at = kFrom; at < kColumns; at += W)
+            store(c + m * ldc + (p - begin) * kColumns + at, load(bias(p) + at));
+    }
   }
 
   // Adds the recurrent product to the tile of panel p. `tile` points at the first of its slots.

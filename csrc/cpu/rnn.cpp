@@ -90,8 +90,20 @@ T* data(const Handle& tensor) {
   return static_cast<T*>(data_of(tensor));
 }
 
+// Rows of a table of TokenGates as the layers read them.
 template <typename T>
-Outputs forward(CompactArguments& a, bool save, const PackedBlock& packed) {
+Rows<const T> token_rows(const CompactArguments& a, Scratch::Frame& frame, const int64_t* tokens,
+                         const void* table, int64_t width) {
+  int64_t* at = frame.take<int64_t>(a.N);
+  for (int64_t r = 0; r < a.N; ++r) at[r] = tokens[a.row ? a.row[r] : r] * width;
+  return {static_cast<const T*>(table), at, 0};
+}
+
+// `table`: in place of x, what was packed for given.rows; or null.
+template <typename T>
+Outputs forward(CompactArguments& a, const ForwardGiven& given, const PackedBlock& packed,
+                const void* table) {
+  const bool save = given.save;
   const bool lstm = a.cell == Cell::kLstm;
   const bool step = a.form == Form::kStep;
   Outputs out(a, save);
@@ -103,17 +115,24 @@ Outputs forward(CompactArguments& a, bool save, const PackedBlock& packed) {
   fill_stack(a, frame, false, packed_type, kernels.vector_bytes, call);
   call.packed = packed.memory;
   call.packed_type = packed.type;
+  const auto of_type = [](auto f32, auto f64) {
+    if constexpr (std::is_same_v<T, float>)
+      return f32;
+    else
+      return f64;
+  };
+  if (table != nullptr) {
+    const auto width = of_type(kernels.token_gates_width_f32, kernels.token_gates_width_f64);
+    call.gates = token_rows<T>(a, frame, given.rows->tokens, table, width(call));
+  }
   T* y = data<T>(out.y);
   zero_padding(a, y, a.D * a.P);
   call.y = new_rows(a, frame, y, a.D * a.P);
   call.h_n = step ? y : data<T>(out.h_n);  // the same numbers: written twice, never read
   call.c_n = lstm ? data<T>(out.c_n) : nullptr;
   call.reserve = save ? data<T>(out.reserve) : nullptr;
-  if constexpr (std::is_same_v<T, float>) {
-    run_team(call, kernels.forward_workspace_f32, kernels.forward_f32);
-  } else {
-    run_team(call, kernels.forward_workspace_f64, kernels.forward_f64);
-  }
+  run_team(call, of_type(kernels.forward_workspace_f32, kernels.forward_workspace_f64),
+           of_type(kernels.forward_f32, kernels.forward_f64));
   return out;
 }
 
@@ -186,6 +205,24 @@ void prepack(StableIValue* stack, uint64_t, uint64_t) {
   });
 }
 
+void prepack_tokens(StableIValue* stack, uint64_t, uint64_t) {
+  with_readable_errors([&] {
+    ArgumentReader read(stack);
+    const Handle given = read.tensor();
+    const std::vector<Handle> weights = read.tensors();
+    const Handle packed = read.tensor();
+    const int64_t cell = read.integer(), num_layers = read.integer();
+    const bool bidirectional = read.boolean();
+    const View embedding = embedding_of(given);
+    if (!is_contiguous(embedding)) fail("embedding: expected a contiguous tensor");
+    const Layers layers(weights, cell, num_layers, bidirectional, embedding, embedding.size[1]);
+    if (layers.dtype != layers.computed) fail("embedding: expected dtype Float or Double");
+    // That it was made of these weights as they are: 1024 steps look at all of them.
+    const PackedBlock block = packed_block(layers, View(packed), 0, 1024);
+    stack[0] = result(pack_tokens(layers, embedding, block));
+  });
+}
+
 void rnn_backward(StableIValue* stack, uint64_t, uint64_t) {
   with_readable_errors([&] {
     const BackwardGiven given(stack);
@@ -201,14 +238,19 @@ void rnn_backward(StableIValue* stack, uint64_t, uint64_t) {
 Outputs run_forward(const ForwardGiven& given) {
   CompactArguments a(given);
   PackedBlock block;
+  const void* table = nullptr;
+  const int64_t steps = std::max<int64_t>(a.T, 1);
   if (given.packed) {
     if (given.save)
       fail("packed: expected None with save, for backward reads the weights themselves");
     if (given.turn < 0) fail("turn: expected a number of steps, got ", given.turn);
-    block = packed_block(a, View(given.packed), given.turn, std::max<int64_t>(a.T, 1));
+    block = packed_block(a, View(given.packed), given.turn, steps);
+    if (given.rows)
+      table = packed_tokens(a, given.rows->embedding, given.rows->packed, given.turn, steps);
   }
   if (!block.memory) a.widen_weights(given.weights);
-  return a.in_float() ? forward<float>(a, given.save, block) : forward<double>(a, given.save, block);
+  return a.in_float() ? forward<float>(a, given, block, table)
+                      : forward<double>(a, given, block, table);
 }
 
 }  // namespace seq2seq_ext
@@ -216,5 +258,6 @@ Outputs run_forward(const ForwardGiven& given) {
 STABLE_TORCH_LIBRARY_IMPL(seq2seq_ext, CPU, m) {
   m.impl("rnn", &seq2seq_ext::rnn);
   m.impl("prepack", &seq2seq_ext::prepack);
+  m.impl("prepack_tokens", &seq2seq_ext::prepack_tokens);
   m.impl("rnn_backward", &seq2seq_ext::rnn_backward);
 }

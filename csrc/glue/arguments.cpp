@@ -135,9 +135,7 @@ void Common::check_kept(const char* name, const View& view, const Shape& shape) 
 
 View Common::contiguous(View view) {
   if (!view) return view;
-  bool is_contiguous;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_is_contiguous(view.handle, &is_contiguous));
-  if (is_contiguous) return view;
+  if (is_contiguous(view)) return view;
   const torch::stable::Tensor copy =
       torch::stable::contiguous(torch::stable::Tensor(alias(view.handle).release()));
   copies_.push_back(alias(copy.get()));

@@ -40,12 +40,20 @@ struct Given {
   Handle lengths, batch_sizes, resets, dropout_mask;
 };
 
+// Steps as rows of a table: what prepack_tokens made of an embedding.
+struct TokenRows {
+  View embedding;         // (V, I)
+  View packed;            // of it and of the layers
+  const int64_t* tokens;  // (T, B)
+};
+
 // What a call of rnn and one of rnn_backward hand over, in the order of ops.cpp.
 struct ForwardGiven : Given {
   bool save = false;
   Handle packed;
   int64_t turn = 0;
   bool allow_tf32 = false;
+  const TokenRows* rows = nullptr;  // in place of x, of which only the shape is read then
 
   ForwardGiven() = default;
   explicit ForwardGiven(const StableIValue* stack);

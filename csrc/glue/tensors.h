@@ -90,6 +90,12 @@ struct View {
   }
 };
 
+inline bool is_contiguous(const View& view) {
+  bool contiguous;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_is_contiguous(view.handle, &contiguous));
+  return contiguous;
+}
+
 // A shape to compare with or to allocate: no more than four sizes.
 struct Shape {
   int64_t size[4];

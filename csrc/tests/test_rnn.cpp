@@ -262,6 +262,30 @@ class Call {
     return forward(false, packed.data(), type);
   }
 
+  // The same, each step's x being a row of a table.
+  Outputs forward_tokens(WeightType type) {
+    Block packed(of_type(kernels_.packed_size_f32, kernels_.packed_size_f64)(stack_, type));
+    of_type(kernels_.pack_f32, kernels_.pack_f64)(stack_, type, packed.data());
+    const int64_t rows = c_.T * c_.B;
+    const int64_t width =
+        of_type(kernels_.token_gates_width_f32, kernels_.token_gates_width_f64)(stack_);
+    const Block table(static_cast<size_t>(rows * width) * sizeof(T));
+    TokenGates<T> gates{};
+    static_cast<Stack<T>&>(gates) = stack_;
+    gates.packed = packed.data(), gates.packed_type = type;
+    gates.V = rows, gates.features = x_.data(), gates.rows = static_cast<T*>(table.data());
+    const Block workspace(
+        of_type(kernels_.token_gates_workspace_f32, kernels_.token_gates_workspace_f64)(gates));
+    of_type(kernels_.token_gates_f32, kernels_.token_gates_f64)(gates, workspace.data());
+    std::vector<int64_t> offset;
+    for (int64_t at : x_offset_) offset.push_back(at / c_.I * width);
+    const Rows<const T> x = std::exchange(stack_.x, {});
+    stack_.gates = {gates.rows, offset.data(), 0};
+    const Outputs outputs = forward(false, packed.data(), type);
+    stack_.x = x, stack_.gates = {};
+    return outputs;
+  }
+
   Outputs forward(bool save, const void* packed, WeightType type) {
     Forward<T> f{};
     static_cast<Stack<T>&>(f) = stack_;
@@ -465,6 +489,10 @@ void test(const Case& c, uint64_t seed) {
       compare(where + " f32 packed", narrow.forward_packed(WeightType::kFull), wanted, 2e-5);
       compare(where + " bf16", narrow.forward_packed(WeightType::kBf16), in_bf16, 2e-5);
       compare(where + " int8", narrow.forward_packed(WeightType::kInt8), in_int8, 5e-5);
+      compare(where + " tokens", call.forward_tokens(WeightType::kFull),
+              call.forward_packed(WeightType::kFull), 0);
+      for (const WeightType type : {WeightType::kFull, WeightType::kBf16, WeightType::kInt8})
+        compare(where + " f32 tokens", narrow.forward_tokens(type), narrow.forward_packed(type), 0);
 
       // The same bits from any team.
       const Outputs outputs = narrow.forward(true);

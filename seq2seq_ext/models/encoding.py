@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import torch
 from torch import Tensor
 
-from seq2seq_ext.kernels import CELLS, encoder_read_op
+from seq2seq_ext.kernels import CELLS, encoder_read_op, prepack_tokens_op
 from seq2seq_ext.models.slots import Slots, slots_of, unusual
-from seq2seq_ext.nn import GRU, LSTM, RNN
+from seq2seq_ext.ops import PackedLayers
+from seq2seq_ext.packed import Packed
 
 if TYPE_CHECKING:
     from seq2seq_ext.models.encoder import Encoder
 
-__all__ = ["EncoderSlots", "arguments_of", "names_of", "read", "run_packed"]
+__all__ = ["EncoderSlots", "names_of", "read"]
 
 Result = TypeVar("Result")
 
@@ -41,71 +43,80 @@ def read(encoder: Encoder, source: Tensor, lengths: Tensor | None) -> tuple[Tens
         return None
     try:
         slots = slots_of(encoder, EncoderSlots)
-        embedding, *weights = slots.read()
+        weights = slots.read()
     except KeyError:  # pruned or parametrized
         return None
-    rnn = slots.rnn
-    if slots.hooked() or rnn._variant is not None or not embedding.is_cpu:
+    if slots.hooked() or slots.rnn._variant is not None or not weights[0].is_cpu:
         return None
 
-    def call(block: Tensor | None, turn: int) -> tuple[Tensor, ...]:
-        arguments = arguments_of(encoder, rnn, source, lengths, embedding, weights, block, turn)
+    def call(*arguments: Any) -> tuple[Tensor, ...]:
         return cast("tuple[Tensor, ...]", encoder_read_op(*arguments))
 
     try:
-        return run_packed(rnn, weights, source, call)
+        return slots.run(weights, source, lengths, call)
     except (RuntimeError, TypeError):
         return None
 
 
-def arguments_of(
-    encoder: Encoder,
-    rnn: LSTM | GRU | RNN,
-    source: Tensor,
-    lengths: Tensor | None,
-    embedding: Tensor,
-    weights: list[Tensor],
-    packed: Tensor | None,
-    turn: int,
-) -> tuple[Any, ...]:
-    """The arguments of ``encoder_read``."""
-    config = encoder.config
-    return (
-        source,
-        lengths,
-        embedding,
-        weights,
-        CELLS.index(rnn._cell),
-        rnn.num_layers,
-        rnn.bidirectional,
-        config.pad_token_id,
-        config.eos_token_id if config.source_eos else None,
-        config.reverse_source,
-        packed,
-        turn,
-    )
-
-
-def run_packed(
-    rnn: LSTM | GRU | RNN,
-    weights: list[Tensor],
-    source: Tensor,
-    call: Callable[[Tensor | None, int], Result],
-) -> Result:
-    """What `call` answers with what is packed of a prepacked layer's weights, else None."""
-    packed = rnn._packed
-    if packed is None:
-        return call(None, 0)
-    options = (CELLS.index(rnn._cell), rnn.num_layers, rnn.bidirectional)
-    return packed.run(weights, options, source.size(-1), call)
-
-
 class EncoderSlots(Slots):
-    """The weights of an encoder's embedding and first layers."""
+    """The weights of an encoder's embedding and first layers, and what is packed of them."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self.rnn = encoder.stack.rnn
         super().__init__(encoder, names_of(encoder), modules=["dropout"])
+        self.rnn = encoder.stack.rnn
+        self._config = encoder.config
+        self._packed: PackedEncoder | None = None
+
+    def run(
+        self,
+        weights: list[Tensor],
+        source: Tensor,
+        lengths: Tensor | None,
+        call: Callable[..., Result],
+    ) -> Result:
+        """What `call` answers, which is given the arguments of ``encoder_read``.
+
+        Args:
+            weights: what `read` answered.
+            source, lengths: as for `Encoder.forward`.
+            call: as for `seq2seq_ext.packed.Packed.run`.
+        """
+        config, rnn = self._config, self.rnn
+        options = (CELLS.index(rnn._cell), rnn.num_layers, rnn.bidirectional)
+        eos = config.eos_token_id if config.source_eos else None
+        embedding, *layers = weights
+        tokens = (config.pad_token_id, eos, config.reverse_source)
+
+        def with_block(block: tuple[Tensor, Tensor | None] | None, turn: int) -> Result:
+            packed = (None, None) if block is None else block
+            return call(source, lengths, embedding, layers, *options, *tokens, *packed, turn)
+
+        if rnn._packed is None:
+            return with_block(None, 0)
+        if self._packed is None or self._packed.layers is not rnn._packed:
+            self._packed = PackedEncoder(rnn._packed)
+        return self._packed.run(weights, options, source.size(-1), with_block)
+
+
+class PackedEncoder(Packed[tuple[Tensor, "Tensor | None"]]):
+    """The block of prepacked layers, and what the first of them makes of each token.
+
+    Args:
+        layers: theirs, which calls of the layers alone share.
+    """
+
+    def __init__(self, layers: PackedLayers) -> None:
+        super().__init__(layers.dtype)
+        self.layers = layers
+
+    def _pack(
+        self, weights: list[Tensor], options: tuple[int, ...], dtype: torch.dtype | None
+    ) -> tuple[Tensor, Tensor | None]:
+        embedding, *of_layers = weights
+        block = self.layers.make(of_layers, options).block
+        if embedding.dtype not in (torch.float32, torch.float64):
+            return block, None
+        return block, prepack_tokens_op(embedding, of_layers, block, *options)
 
 
 def names_of(encoder: Encoder) -> list[str]:

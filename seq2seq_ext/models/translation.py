@@ -8,7 +8,7 @@ source spends more time on the way from one to the other than in either.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -48,24 +48,17 @@ def translate(
         weights = slots.read()
     except KeyError:  # pruned or parametrized
         return None
-    embedding, of_encoder, of_decoder = weights[0], weights[1 : slots.split], weights[slots.split :]
-    rnn, decoder = slots.rnn, slots.decoder
-    if not embedding.is_cpu or embedding.dtype not in (torch.float32, torch.float64):
+    of_encoder, of_decoder = weights[: slots.split], weights[slots.split :]
+    encoder, decoder = slots.encoder, slots.decoder
+    if not weights[0].is_cpu or weights[0].dtype not in (torch.float32, torch.float64):
         return None
+    special = (config.pad_token_id, config.bos_token_id, config.eos_token_id)
 
-    def call(block: Tensor | None, turn: int) -> tuple[Tensor, ...] | None:
-        return decoder.packed.translate(
-            decoder.layout(),
-            of_decoder,
-            encoding.arguments_of(
-                model.encoder, rnn, source, lengths, embedding, of_encoder, block, turn
-            ),
-            options,
-            (config.pad_token_id, config.bos_token_id, config.eos_token_id),
-        )
+    def call(*read: Any) -> tuple[Tensor, ...] | None:
+        return decoder.packed.translate(decoder.layout(), of_decoder, read, options, special)
 
     try:
-        made = encoding.run_packed(rnn, of_encoder, source, call)
+        made = encoder.run(of_encoder, source, lengths, call)
     except (RuntimeError, TypeError):
         return None
     return None if made is None else decoding.output_of(made, options)
@@ -76,12 +69,12 @@ class _ModelSlots(Slots):
 
     def __init__(self, model: Seq2Seq) -> None:
         config, encoder, decoder = model.config, model.encoder, model.decoder
-        self.rnn = encoder.stack.rnn
+        self.encoder = slots_of(encoder, encoding.EncoderSlots)
         self.direct = (
             (type(encoder), type(decoder), type(model.bridge)) == (Encoder, Decoder, Bridge)
             and model.bridge.kind == "copy"
             and encoder.upper is None
-            and self.rnn._variant is None
+            and self.encoder.rnn._variant is None
             and config.decoding_is_fused
             and config.attention == "none"
             and not config.context_every_step
