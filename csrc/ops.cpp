@@ -15,8 +15,8 @@
 //
 // encoder_read: rnn, which keeps nothing for backward, over the embeddings (V, E) of tokens (B, T);
 // int64 on the CPU. Rows end before the <pad> at their end, or as lengths (B) say; where
-// eos_token_id is one, it is put behind them, and then a row may be turned around. y is (T, B, D*P),
-// T counting that token and at least 1; lengths is how many steps each row took.
+// eos_token_id is one, it is put behind them, and then a row may be turned around. y is (T, B,
+// D*P), T counting that token and at least 1; lengths is how many steps each row took.
 //
 // prepack: the weights in the order in which the kernels read them, in their own dtype (None),
 // bfloat16 or int8, as bytes for `packed` of rnn, where save must be false. rnn refuses it with a
@@ -173,7 +173,8 @@ STABLE_TORCH_LIBRARY(seq2seq_ext, m) {
       "translate(Tensor tokens, Tensor? source_lengths, Tensor encoder_embedding, "
       "Tensor[] encoder_weights, int encoder_cell, int encoder_num_layers, bool bidirectional, "
       "int source_pad_token_id, int? source_eos_token_id, bool reverse, Tensor? encoder_packed, "
-      "Tensor? encoder_table, int encoder_turn, Tensor[] weights, Tensor packed, int turn, int checked, int cell, "
+      "Tensor? encoder_table, int encoder_turn, Tensor[] weights, Tensor packed, int turn, int "
+      "checked, int cell, "
       "int num_layers, int source_features, int heads, int residual, bool query_first, "
       "float scale, int num_beams, int num_return_sequences, int max_new_tokens, "
       "int min_new_tokens, int pad_token_id, int bos_token_id, int eos_token_id, "

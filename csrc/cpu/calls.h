@@ -19,7 +19,7 @@ Outputs run_forward(const ForwardGiven& given);
 // encoder_read, in the order of ops.cpp.
 struct EncoderGiven {
   Handle tokens, lengths, embedding;
-  Handle table;  // what prepack_tokens made of it, beside packed layers; or none
+  Handle table;         // what prepack_tokens made of it, beside packed layers; or none
   ForwardGiven layers;  // all but x and lengths
   int64_t pad;
   std::optional<int64_t> eos;

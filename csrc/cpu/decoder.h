@@ -96,12 +96,16 @@ class DecoderSteps {
     });
   }
 
+  // Every other step goes through the panels of its matrices from the last on: a cache that holds a
+  // part of them has the right one then.
+  void turn() { turned_ = !turned_; }
+
   // c (rows of the step, ldc) = a times a matrix, or c plus that.
   void multiply(const PackedMatrix<T>& by, const T* a, int64_t lda, T* c, int64_t ldc) const {
-    by.multiply(count_, few_, a, lda, c, ldc, scratch_);
+    by.multiply(count_, few_, a, lda, c, ldc, scratch_, turned_);
   }
   void accumulate(const PackedMatrix<T>& by, const T* a, int64_t lda, T* c, int64_t ldc) const {
-    by.accumulate(count_, few_, a, lda, c, ldc, scratch_);
+    by.accumulate(count_, few_, a, lda, c, ldc, scratch_, turned_);
   }
 
   template <typename N = T>
@@ -157,6 +161,7 @@ class DecoderSteps {
   T* scratch_;
   RunningRow* rows_ = nullptr;
   int64_t count_ = 0;  // of the step
+  bool turned_ = false;
   Units units_;
 };
 
@@ -204,6 +209,7 @@ class DecoderForwardSteps : protected DecoderSteps<cell, T, false> {
  protected:
   // All of a step, of the rows at hand.
   void run_step() {
+    this->turn();
     if (f_.attends() && f_.query_first) attend_all();
     for (int64_t l = 0; l < f_.L; ++l) step(l);
     this->each([&](const RunningRow& r) {
@@ -401,6 +407,7 @@ class DecoderBackwardSteps : DecoderSteps<cell, T, true> {
   void run() {
     begin();
     for (int64_t t = f_.T_ - 1; t >= 0; --t) {
+      this->turn();
       count_ = running_rows(cells_, *member_, t, rows_, [&](int64_t row) { clear(row); });
       // What comes to z of the last layer from outside, and from the query of the step after.
       this->each([&](const RunningRow& r) {

@@ -294,8 +294,8 @@ class DecodingSteps : protected DecodingRows<cell, T>, protected DecoderForwardS
   // c = a times a matrix, plus `add` as in PackedMatrix.
   void product(const PackedMatrix<T>& by, const T* a, int64_t lda, T* c, int64_t ldc,
                const T* add = nullptr, int64_t ldadd = 0) const {
-    by.multiply(count_, this->few_, a, lda, c, ldc, this->scratch, {0, by.panels()}, false, add,
-                ldadd);
+    by.multiply(count_, this->few_, a, lda, c, ldc, this->scratch, {0, by.panels()}, this->turned_,
+                add, ldadd);
   }
 
   const size_t rows_used_;

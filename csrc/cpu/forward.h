@@ -506,9 +506,9 @@ static size_t token_gates(const TokenGates<T>& g, void* workspace) {
       const int64_t count = std::min(kBlockRows, g.V - first);
       for (int64_t m = 0; m < count; ++m) features[m] = g.features + (first + m) * g.I;
       T* rows = g.rows + first * width + d * weights.count() * Panels_::kColumns;
-      weights.project({count, 0, 0, features, nullptr, nullptr, 0, rows, width, 0, nullptr, 0,
-                       scratch},
-                      0, weights.count());
+      weights.project(
+          {count, 0, 0, features, nullptr, nullptr, 0, rows, width, 0, nullptr, 0, scratch}, 0,
+          weights.count());
     }
   }
   return arena.used();

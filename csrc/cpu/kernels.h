@@ -177,7 +177,8 @@ struct Kernels {
   size_t (*token_gates_workspace_f64)(const TokenGates<double>&);
   void (*token_gates_f32)(const TokenGates<float>&, void* workspace);
   void (*token_gates_f64)(const TokenGates<double>&, void* workspace);
-  // What packed_size and pack are, of a single matrix w (N, K), for linear and the recurrence with variants.
+  // What packed_size and pack are, of a single matrix w (N, K), for linear and the recurrence with
+  // variants.
   size_t (*matrix_size_f32)(int64_t K, int64_t N, WeightType);
   size_t (*matrix_size_f64)(int64_t K, int64_t N, WeightType);
   void (*pack_matrix_f32)(const float* w, int64_t K, int64_t N, WeightType, void* packed);

@@ -95,8 +95,8 @@ class PackedMatrix {
   }
   // c += a times this.
   void accumulate(int64_t rows, bool few, const T* a, int64_t lda, T* c, int64_t ldc,
-                  T* scratch = nullptr) const {
-    multiply(rows, few, a, lda, c, ldc, scratch, {0, panels()}, false, c, ldc);
+                  T* scratch = nullptr, bool turned = false) const {
+    multiply(rows, few, a, lda, c, ldc, scratch, {0, panels()}, turned, c, ldc);
   }
 
  private:

@@ -43,6 +43,4 @@ void translate(StableIValue* stack, uint64_t, uint64_t) {
 }  // namespace
 }  // namespace seq2seq_ext
 
-STABLE_TORCH_LIBRARY_IMPL(seq2seq_ext, CPU, m) {
-  m.impl("translate", &seq2seq_ext::translate);
-}
+STABLE_TORCH_LIBRARY_IMPL(seq2seq_ext, CPU, m) { m.impl("translate", &seq2seq_ext::translate); }

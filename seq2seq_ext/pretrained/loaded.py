@@ -70,7 +70,7 @@ class PretrainedModel:
         Raises:
             TypeError, ValueError: as `seq2seq_ext.Seq2Seq.generate`.
         """
-        device = next(self.model.parameters()).device
+        device = self.model.encoder.embedding.weight.device
         source, lengths = (tensor.to(device) for tensor in self.encode(sources))
         options = self.options if options is None else options
         written = self.model.generate(source, lengths, options, **changes)
