@@ -473,7 +473,7 @@ def test_half_floats_have_no_table():
 def test_a_decoder_of_another_size_is_refused():
     model = copy.deepcopy(small_model(decoder_hidden_size=12))
     taken = []
-    with mock.patch("seq2seq_ext.decoder.packed.translate_op", lambda *a: taken.append(a)):
+    with mock.patch("seq2seq_ext.models.translation.translate_op", lambda *a: taken.append(a)):
         model.generate(*sources(), max_new_tokens=3)
     arguments = list(taken[0])
     of_encoder = arguments[3]

@@ -1,11 +1,10 @@
 #include "decoder_weights.h"
 
-#include <cstring>
-
 namespace seq2seq_ext {
 namespace {
 
 constexpr int64_t kRoles = sizeof kDecoderRoles / sizeof *kDecoderRoles;
+static_assert(kRoles == static_cast<int64_t>(DecoderRole::kVocabBias) + 1);
 constexpr const char* kLayerRoles[] = {"w_ih", "w_hh", "b_ih", "b_hh"};
 
 }  // namespace
@@ -56,48 +55,49 @@ DecoderTensors::DecoderTensors(const std::vector<Handle>& given, int64_t code, i
 }
 
 void DecoderTensors::check_head() {
-  const auto need = [&](const char* name, const Shape& shape) { check(name, named(name), shape); };
-  const auto maybe = [&](const char* name, const Shape& shape) {
-    if (has(name)) need(name, shape);
+  using Role = DecoderRole;
+  const auto name_of = [](Role role) { return kDecoderRoles[static_cast<int>(role)]; };
+  const auto need = [&](Role role, const Shape& shape) { check(name_of(role), of(role), shape); };
+  const auto maybe = [&](Role role, const Shape& shape) {
+    if (has(role)) need(role, shape);
   };
-  const auto rows = [&](const char* name, int64_t dim) {
-    if (!has(name)) return int64_t{0};
-    if (named(name).dim != dim) fail(name, ": expected ", dim, " dimensions, got ", named(name));
-    return named(name).size[0];
+  const auto rows = [&](Role role, int64_t dim) {
+    if (!has(role)) return int64_t{0};
+    if (of(role).dim != dim) fail(name_of(role), ": expected ", dim, " dimensions, got ", of(role));
+    return of(role).size[0];
   };
-  const auto columns = [&](const char* name) {
-    return rows(name, 2) > 0 ? named(name).size[1] : int64_t{0};
-  };
-  A = has("w_query") ? rows("w_query", 2) : has("v") ? rows("v", 1) : H;
-  maybe("w_query", {{A, H}, 2});
-  maybe("v", {{A}, 1});
-  maybe("gain", {{}, 0});
-  maybe("w_coverage", {{A}, 1});
-  if (!has("v") && (has("gain") || has("w_coverage")))
+  const auto columns = [&](Role role) { return rows(role, 2) > 0 ? of(role).size[1] : int64_t{0}; };
+  A = has(Role::kQuery) ? rows(Role::kQuery, 2) : has(Role::kV) ? rows(Role::kV, 1) : H;
+  maybe(Role::kQuery, {{A, H}, 2});
+  maybe(Role::kV, {{A}, 1});
+  maybe(Role::kGain, {{}, 0});
+  maybe(Role::kCoverage, {{A}, 1});
+  if (!has(Role::kV) && (has(Role::kGain) || has(Role::kCoverage)))
     fail("v: expected a tensor beside gain or w_coverage, got none");
-  U = rows("w_state", 2) / 2;
-  O = rows("w_out", 2);
-  if (O > 0 && U > 0) fail("w_state: expected none beside w_out, got ", named("w_state"));
+  U = rows(Role::kState, 2) / 2;
+  O = rows(Role::kOut, 2);
+  if (O > 0 && U > 0) fail("w_state: expected none beside w_out, got ", of(Role::kState));
   // Whichever reads the context tells its size.
-  C = O > 0 ? columns("w_out") - H : columns("w_context");
+  C = O > 0 ? columns(Role::kOut) - H : columns(Role::kContext);
   if (C == 0 && F > 0) C = F;
-  if (C < 0) fail("w_out: expected shape (O, C + ", H, "), got ", named("w_out"));
-  maybe("w_out", {{O, C + H}, 2});
-  maybe("b_out", {{O}, 1});
+  if (C < 0) fail("w_out: expected shape (O, C + ", H, "), got ", of(Role::kOut));
+  maybe(Role::kOut, {{O, C + H}, 2});
+  maybe(Role::kOutBias, {{O}, 1});
   if (U > 0) {
-    need("w_state", {{2 * U, H}, 2});
-    need("w_token", {{2 * U, E}, 2});
+    need(Role::kState, {{2 * U, H}, 2});
+    need(Role::kToken, {{2 * U, E}, 2});
   }
-  maybe("b_state", {{2 * U}, 1});
-  maybe("w_context", {{2 * U, C}, 2});
-  for (const char* name : {"b_state", "w_token", "w_context"})
-    if (U == 0 && has(name)) fail(name, ": expected none without w_state, got ", named(name));
-  if (O == 0 && has("b_out")) fail("b_out: expected none without w_out, got ", named("b_out"));
+  maybe(Role::kStateBias, {{2 * U}, 1});
+  maybe(Role::kContext, {{2 * U, C}, 2});
+  for (const Role role : {Role::kStateBias, Role::kToken, Role::kContext})
+    if (U == 0 && has(role)) fail(name_of(role), ": expected none without w_state, got ", of(role));
+  if (O == 0 && has(Role::kOutBias))
+    fail("b_out: expected none without w_out, got ", of(Role::kOutBias));
   const int64_t features = O > 0 ? O : U > 0 ? U : H;
-  R = rows("w_rank", 2);
-  maybe("w_rank", {{R, features}, 2});
-  need("w_vocab", {{V, R > 0 ? R : features}, 2});
-  maybe("b_vocab", {{V}, 1});
+  R = rows(Role::kRank, 2);
+  maybe(Role::kRank, {{R, features}, 2});
+  need(Role::kVocab, {{V, R > 0 ? R : features}, 2});
+  maybe(Role::kVocabBias, {{V}, 1});
 }
 
 std::string DecoderTensors::name(int64_t i) const {
@@ -106,12 +106,6 @@ std::string DecoderTensors::name(int64_t i) const {
   if (of_layers < 4 * L)
     return std::string(kLayerRoles[of_layers % 4]) + "[" + std::to_string(of_layers / 4) + "]";
   return kDecoderRoles[of_layers - 4 * L];
-}
-
-int64_t DecoderTensors::index(const char* name) const {
-  int64_t role = 0;
-  while (std::strcmp(kDecoderRoles[role], name) != 0) ++role;
-  return 1 + 4 * L + role;
 }
 
 }  // namespace seq2seq_ext

@@ -10,8 +10,23 @@
 
 namespace seq2seq_ext {
 
-// The list has the embedding; w_ih, w_hh, b_ih and b_hh of each layer; then those of kDecoderRoles.
-// Empty tensors stand for what is not there.
+// The list has the embedding; w_ih, w_hh, b_ih and b_hh of each layer; then these, by whose names
+// they are called. Empty tensors stand for what is not there.
+enum class DecoderRole {
+  kQuery,
+  kV,
+  kGain,
+  kCoverage,
+  kOut,
+  kOutBias,
+  kState,
+  kStateBias,
+  kToken,
+  kContext,
+  kRank,
+  kVocab,
+  kVocabBias
+};
 inline constexpr const char* kDecoderRoles[] = {
     "w_query", "v",       "gain",      "w_coverage", "w_out",   "b_out",  "w_state",
     "b_state", "w_token", "w_context", "w_rank",     "w_vocab", "b_vocab"};
@@ -30,14 +45,15 @@ struct DecoderTensors : Common {
   size_t bytes(int64_t i) const {
     return static_cast<size_t>(weights[i].numel() * element_size(dtype));
   }
-  bool has(const char* name) const { return present(index(name)); }
+  bool has(DecoderRole role) const { return present(index(role)); }
 
   template <typename T>
   DecoderWeights<T> view() const {
     const auto layers = [](const std::vector<const void*>& arrays) {
       return reinterpret_cast<const T* const*>(arrays.data());
     };
-    const auto of = [&](const char* name) { return static_cast<const T*>(array(index(name))); };
+    using Role = DecoderRole;
+    const auto of = [&](Role role) { return static_cast<const T*>(array(index(role))); };
     DecoderWeights<T> w{};
     w.cell = cell;
     w.L = L, w.H = H, w.V = V, w.E = E, w.X = X, w.F = F, w.A = A, w.C = C, w.O = O;
@@ -45,18 +61,18 @@ struct DecoderTensors : Common {
     w.embedding = static_cast<const T*>(array(0));
     w.w_ih = layers(w_ih_), w.w_in = layers(w_in_), w.w_hh = layers(w_hh_);
     w.b_ih = layers(b_ih_), w.b_hh = layers(b_hh_);
-    w.w_query = of("w_query"), w.v = of("v"), w.gain = of("gain");
-    w.w_coverage = of("w_coverage"), w.w_out = of("w_out"), w.b_out = of("b_out");
-    w.w_state = of("w_state"), w.b_state = of("b_state"), w.w_token = of("w_token");
-    w.w_context = of("w_context"), w.w_rank = of("w_rank");
-    w.w_vocab = of("w_vocab"), w.b_vocab = of("b_vocab");
+    w.w_query = of(Role::kQuery), w.v = of(Role::kV), w.gain = of(Role::kGain);
+    w.w_coverage = of(Role::kCoverage), w.w_out = of(Role::kOut), w.b_out = of(Role::kOutBias);
+    w.w_state = of(Role::kState), w.b_state = of(Role::kStateBias);
+    w.w_token = of(Role::kToken), w.w_context = of(Role::kContext), w.w_rank = of(Role::kRank);
+    w.w_vocab = of(Role::kVocab), w.b_vocab = of(Role::kVocabBias);
     return w;
   }
 
  private:
   bool present(int64_t i) const { return weights[i].numel() > 0; }
-  int64_t index(const char* name) const;
-  const View& named(const char* name) const { return weights[index(name)]; }
+  int64_t index(DecoderRole role) const { return 1 + 4 * L + static_cast<int64_t>(role); }
+  const View& of(DecoderRole role) const { return weights[index(role)]; }
   void check_head();
 
   std::vector<const void*> w_ih_, w_in_, w_hh_, b_ih_, b_hh_;

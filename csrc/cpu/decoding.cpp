@@ -52,7 +52,7 @@ struct StepArguments : DecodingArguments {
     if ((w.cell == Cell::kLstm) != bool(given.c))
       fail("c: expected a tensor for the cell ", Cell::kLstm, ", and only there");
     if (given.feed && w.F == 0) fail("feed: expected None, as nothing is fed, got a tensor");
-    if (given.coverage && !w.has("w_coverage"))
+    if (given.coverage && !w.has(DecoderRole::kCoverage))
       fail("coverage: expected None without w_coverage, got a tensor");
     h = take("h", given.h, {{w.L, N, w.H}, 3}), c = take("c", given.c, {{w.L, N, w.H}, 3});
     feed = take("feed", given.feed, {{N, w.F}, 2});
@@ -87,7 +87,7 @@ struct StepResults {
     h_n = make(true, {{w.L, a.N, w.H}, 3});
     c_n = make(w.cell == Cell::kLstm, {{w.L, a.N, w.H}, 3});
     feed_n = make(w.F > 0, {{a.N, w.F}, 2});
-    coverage_n = make(w.has("w_coverage"), {{a.N, a.S}, 2});
+    coverage_n = make(w.has(DecoderRole::kCoverage), {{a.N, a.S}, 2});
     alignments = make(w.C > 0, {{a.N, a.S}, 2});
   }
 

@@ -157,8 +157,9 @@ struct DecoderSource {
 
   int32_t dtype() const { return w.dtype; }
   Sizes sizes() const {
-    const int64_t kinds = w.has("w_query") + 2 * w.has("v") + 4 * w.has("gain") +
-                          8 * w.has("w_coverage") + 16 * w.has("w_context");
+    using Role = DecoderRole;
+    const int64_t kinds = w.has(Role::kQuery) + 2 * w.has(Role::kV) + 4 * w.has(Role::kGain) +
+                          8 * w.has(Role::kCoverage) + 16 * w.has(Role::kContext);
     return {
         -2,   static_cast<int64_t>(w.cell), w.L, w.H, w.V, w.E, w.X, w.F, w.A, w.C, w.O, w.U, w.R,
         kinds};

@@ -18,13 +18,20 @@ from seq2seq_ext.kernels import (
     decoder_search_op,
     decoder_step_op,
     prepack_decoder_op,
-    translate_op,
 )
 from seq2seq_ext.packed import Packed
 
-__all__ = ["HEAD", "NOTHING", "DecoderLayout", "PackedDecoder", "Sources"]
+__all__ = [
+    "HEAD",
+    "NOTHING",
+    "STEPS_OF_A_SEARCH",
+    "DecoderLayout",
+    "PackedDecoder",
+    "Sources",
+    "search_arguments",
+]
 
-_STEPS_OF_A_SEARCH = 16  # what it counts as where changes of weights are looked for
+STEPS_OF_A_SEARCH = 16  # what it counts as where changes of weights are looked for
 _EARLY_STOPPING = {True: 0, False: 1, "never": 2}
 
 # The weights behind those of the layers, in the order of csrc/cpu/decoder_weights.h; their names
@@ -69,6 +76,14 @@ class DecoderLayout(NamedTuple):
     residual: int
     query_first: bool
     scale: float
+
+    def arguments(self) -> tuple[Any, ...]:
+        """As the operators take them."""
+        return (CELLS.index(self.cell), *self[1:])
+
+    def packing(self) -> tuple[int, int, int]:
+        """What ``prepack_decoder`` wants to know of it."""
+        return CELLS.index(self.cell), self.num_layers, self.source_features
 
 
 class Sources(NamedTuple):
@@ -159,29 +174,12 @@ class PackedDecoder(Packed[Tensor]):
         Returns:
             None as `step`.
         """
-        arguments = (*state, *_arguments(options, special))
-        return self._call(
-            decoder_search_op, _STEPS_OF_A_SEARCH, layout, weights, sources, arguments
-        )
+        arguments = (*state, *search_arguments(options, special))
+        return self._call(decoder_search_op, STEPS_OF_A_SEARCH, layout, weights, sources, arguments)
 
-    def translate(
-        self,
-        layout: DecoderLayout,
-        weights: list[Tensor],
-        encoder: Sequence[Any],
-        options: GenerationOptions,
-        special: tuple[int, int, int],
-    ) -> tuple[Tensor, ...] | None:
-        """What `search` answers from the last states of an encoder on, which is run before.
-
-        Args:
-            layout, weights, options, special: as for `search`.
-            encoder: the arguments of ``encoder_read``.
-        """
-        arguments = _arguments(options, special)
-        return self._call(
-            translate_op, _STEPS_OF_A_SEARCH, layout, weights, (), arguments, before=encoder
-        )
+    def checked(self, steps: int) -> int:
+        """The number of steps for which a call of so many looks at the weights."""
+        return 1024 if self.checks_all else steps
 
     def _call(
         self,
@@ -189,19 +187,16 @@ class PackedDecoder(Packed[Tensor]):
         steps: int,
         layout: DecoderLayout,
         weights: list[Tensor],
-        sources: Sequence[Any],
+        sources: Sources,
         arguments: Sequence[Any],
-        before: Sequence[Any] = (),
     ) -> tuple[Tensor, ...] | None:
-        cell, *wiring = layout
-        options: tuple[Any, ...] = (CELLS.index(cell), *wiring)
-        checked = 1024 if self.checks_all else steps
+        options = layout.arguments()
+        checked = self.checked(steps)
 
         def call(block: Tensor | None, turn: int) -> tuple[Tensor, ...] | None:
             if block is None:
                 return None
             found = operator(
-                *before,
                 weights,
                 block,
                 turn,
@@ -212,10 +207,10 @@ class PackedDecoder(Packed[Tensor]):
             )
             return cast("tuple[Tensor, ...]", found)
 
-        return self.run(weights, options[:3], checked, call)
+        return self.run(weights, layout.packing(), checked, call)
 
 
-def _arguments(options: GenerationOptions, special: tuple[int, int, int]) -> tuple[Any, ...]:
+def search_arguments(options: GenerationOptions, special: tuple[int, int, int]) -> tuple[Any, ...]:
     """The options of a search as the operators take them."""
     return (
         options.num_beams,

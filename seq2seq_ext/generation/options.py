@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -124,6 +125,18 @@ class GenerationOptions:
         function = self.prefix_allowed_tokens_fn
         if function is not None and not callable(function):
             raise TypeError(f"prefix_allowed_tokens_fn must be callable, got {function!r}")
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether this is greedy or beam search by the model's own scores, and no more."""
+        return (
+            not self.do_sample
+            and self.coverage_penalty == 0.0
+            and self.num_beam_groups == 1
+            and self.no_repeat_ngram_size == 0
+            and self.repetition_penalty == 1.0
+            and self.prefix_allowed_tokens_fn is None
+        )
 
     @classmethod
     def of(cls, options: GenerationOptions | None, changes: Mapping[str, Any]) -> GenerationOptions:

@@ -21,15 +21,6 @@ from seq2seq_ext.models.state import DecoderState
 
 __all__ = ["DecoderSlots", "is_one_call", "names_of", "output_of", "search", "step"]
 
-# Options that change scores or choose otherwise, and the value with which they do nothing.
-_IN_PYTHON = {
-    "do_sample": False,
-    "coverage_penalty": 0.0,
-    "num_beam_groups": 1,
-    "no_repeat_ngram_size": 0,
-    "repetition_penalty": 1.0,
-    "prefix_allowed_tokens_fn": None,
-}
 _SPECIAL_TOKENS = 3
 
 
@@ -103,7 +94,7 @@ def is_one_call(config: Seq2SeqConfig, options: GenerationOptions) -> bool:
     """Whether there is an operator for the search."""
     return (
         config.target_vocab_size > _SPECIAL_TOKENS
-        and all(getattr(options, name) == value for name, value in _IN_PYTHON.items())
+        and options.is_plain
         and not (options.return_attention and config.attention == "none")
     )
 

@@ -7,8 +7,7 @@ plain ones, it is on the CPU, and nothing follows the call, they are one operato
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from seq2seq_ext.models.encoder import Encoder
 
 __all__ = ["EncoderSlots", "names_of", "read"]
-
-Result = TypeVar("Result")
 
 
 def read(encoder: Encoder, source: Tensor, lengths: Tensor | None) -> tuple[Tensor, ...] | None:
@@ -49,11 +46,18 @@ def read(encoder: Encoder, source: Tensor, lengths: Tensor | None) -> tuple[Tens
     if slots.hooked() or slots.rnn._variant is not None or not weights[0].is_cpu:
         return None
 
-    def call(*arguments: Any) -> tuple[Tensor, ...]:
-        return cast("tuple[Tensor, ...]", encoder_read_op(*arguments))
+    embedding, *layers = weights
+    arguments = slots.arguments()
+
+    def call(block: tuple[Tensor, Tensor | None] | None, turn: int) -> tuple[Tensor, ...]:
+        packed = (None, None) if block is None else block
+        made = encoder_read_op(source, lengths, embedding, layers, *arguments, *packed, turn)
+        return cast("tuple[Tensor, ...]", made)
 
     try:
-        return slots.run(weights, source, lengths, call)
+        if slots.packed is None:
+            return call(None, 0)
+        return slots.packed.run(weights, slots.layout(), source.size(-1), call)
     except (RuntimeError, TypeError):
         return None
 
@@ -67,35 +71,26 @@ class EncoderSlots(Slots):
         self._config = encoder.config
         self._packed: PackedEncoder | None = None
 
-    def run(
-        self,
-        weights: list[Tensor],
-        source: Tensor,
-        lengths: Tensor | None,
-        call: Callable[..., Result],
-    ) -> Result:
-        """What `call` answers, which is given the arguments of ``encoder_read``.
+    @property
+    def packed(self) -> PackedEncoder | None:
+        """Of prepacked layers; made anew where `prepack` was called again."""
+        layers, packed = self.rnn._packed, self._packed
+        if layers is None:
+            return None
+        if packed is None or packed.layers is not layers:
+            packed = self._packed = PackedEncoder(layers)
+        return packed
 
-        Args:
-            weights: what `read` answered.
-            source, lengths: as for `Encoder.forward`.
-            call: as for `seq2seq_ext.packed.Packed.run`.
-        """
-        config, rnn = self._config, self.rnn
-        options = (CELLS.index(rnn._cell), rnn.num_layers, rnn.bidirectional)
+    def layout(self) -> tuple[int, int, bool]:
+        """cell, num_layers and bidirectional, as the operators take them."""
+        rnn = self.rnn
+        return CELLS.index(rnn._cell), rnn.num_layers, rnn.bidirectional
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Those of ``encoder_read`` between the weights and what is packed of them."""
+        config = self._config
         eos = config.eos_token_id if config.source_eos else None
-        embedding, *layers = weights
-        tokens = (config.pad_token_id, eos, config.reverse_source)
-
-        def with_block(block: tuple[Tensor, Tensor | None] | None, turn: int) -> Result:
-            packed = (None, None) if block is None else block
-            return call(source, lengths, embedding, layers, *options, *tokens, *packed, turn)
-
-        if rnn._packed is None:
-            return with_block(None, 0)
-        if self._packed is None or self._packed.layers is not rnn._packed:
-            self._packed = PackedEncoder(rnn._packed)
-        return self._packed.run(weights, options, source.size(-1), with_block)
+        return *self.layout(), config.pad_token_id, eos, config.reverse_source
 
 
 class PackedEncoder(Packed[tuple[Tensor, "Tensor | None"]]):

@@ -8,19 +8,26 @@ source spends more time on the way from one to the other than in either.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
-from seq2seq_ext.decoder.packed import NOTHING
+from seq2seq_ext.decoder.packed import (
+    NOTHING,
+    STEPS_OF_A_SEARCH,
+    PackedDecoder,
+    search_arguments,
+)
 from seq2seq_ext.generation.options import GenerationOptions
 from seq2seq_ext.generation.output import GenerationOutput
+from seq2seq_ext.kernels import translate_op
 from seq2seq_ext.models import decoding, encoding
 from seq2seq_ext.models.bridge import Bridge
 from seq2seq_ext.models.decoder import Decoder
 from seq2seq_ext.models.encoder import Encoder
 from seq2seq_ext.models.slots import Slots, slots_of, unusual
+from seq2seq_ext.packed import Packed
 
 if TYPE_CHECKING:
     from seq2seq_ext.models.seq2seq import Seq2Seq
@@ -48,17 +55,12 @@ def translate(
         weights = slots.read()
     except KeyError:  # pruned or parametrized
         return None
-    of_encoder, of_decoder = weights[: slots.split], weights[slots.split :]
-    encoder, decoder = slots.encoder, slots.decoder
     if not weights[0].is_cpu or weights[0].dtype not in (torch.float32, torch.float64):
         return None
     special = (config.pad_token_id, config.bos_token_id, config.eos_token_id)
-
-    def call(*read: Any) -> tuple[Tensor, ...] | None:
-        return decoder.packed.translate(decoder.layout(), of_decoder, read, options, special)
-
+    arguments = search_arguments(options, special)
     try:
-        made = encoder.run(of_encoder, source, lengths, call)
+        made = slots.packed.translate(weights, source, lengths, arguments)
     except (RuntimeError, TypeError):
         return None
     return None if made is None else decoding.output_of(made, options)
@@ -86,3 +88,79 @@ class _ModelSlots(Slots):
         for name in decoding.names_of(decoder):
             names.append(name and f"decoder.{name}")
         super().__init__(model, names, NOTHING, ["bridge", "encoder.dropout", "decoder.dropout"])
+        self._packed: _PackedModel | None = None
+
+    @property
+    def packed(self) -> _PackedModel:
+        encoder, decoder, packed = self.encoder.packed, self.decoder.packed, self._packed
+        if packed is None or packed.encoder is not encoder or packed.decoder is not decoder:
+            packed = self._packed = _PackedModel(self, encoder, decoder)
+        return packed
+
+
+class _PackedModel(Packed[tuple["Tensor | None", "Tensor | None", Tensor]]):
+    """The blocks of both sides, which calls of either alone share."""
+
+    def __init__(
+        self, slots: _ModelSlots, encoder: encoding.PackedEncoder | None, decoder: PackedDecoder
+    ) -> None:
+        super().__init__(decoder.dtype)
+        self.encoder, self.decoder = encoder, decoder
+        self._slots = slots
+        self._read = 0  # steps of the encoder so far
+
+    def _pack(
+        self, weights: list[Tensor], options: tuple[int, ...], dtype: torch.dtype | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        slots = self._slots
+        read: tuple[Tensor | None, Tensor | None] = (None, None)
+        of_encoder, of_decoder = weights[: slots.split], weights[slots.split :]
+        if self.encoder is not None:
+            read = self.encoder.make(of_encoder, slots.encoder.layout()).block
+        return *read, self.decoder.make(of_decoder, slots.decoder.layout().packing()).block
+
+    def translate(
+        self,
+        weights: list[Tensor],
+        source: Tensor,
+        lengths: Tensor | None,
+        search: tuple[Any, ...],
+    ) -> tuple[Tensor, ...] | None:
+        """What ``translate`` answers; None where weights are computed in each call.
+
+        Args:
+            weights: the model's, as they are now.
+            source, lengths: as `Seq2Seq.start` takes them.
+            search: the arguments of the search.
+        """
+        slots, read = self._slots, self._read
+        self._read = read + source.size(-1) + 1
+        embedding, *layers = weights[: slots.split]
+        of_decoder = weights[slots.split :]
+        encoder, decoder = slots.encoder.arguments(), slots.decoder.layout().arguments()
+        checked = self.decoder.checked(STEPS_OF_A_SEARCH)
+
+        def call(
+            blocks: tuple[Tensor | None, Tensor | None, Tensor] | None, turn: int
+        ) -> tuple[Tensor, ...] | None:
+            if blocks is None:
+                return None
+            *of_layers, block = blocks
+            made = translate_op(
+                source,
+                lengths,
+                embedding,
+                layers,
+                *encoder,
+                *of_layers,
+                read,
+                of_decoder,
+                block,
+                turn,
+                checked,
+                *decoder,
+                *search,
+            )
+            return cast("tuple[Tensor, ...]", made)
+
+        return self.run(weights, (), checked, call)
