@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seq2seq_ext import available_cpu_isas, cpu_isa, prepack, set_cpu_isa, unpack
+from seq2seq_ext.generation import GenerationOptions
 from seq2seq_ext.kernels import encoder_read_op, prepack_op, prepack_tokens_op, translate_op
 from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig, encoding, translation
 from seq2seq_ext.models.slots import slots_of
@@ -198,6 +199,7 @@ def words_of(error):
         (torch.tensor([[4, 11]]), None),
         (torch.tensor([[-1, 4]]), None),
         (torch.tensor([4, 5]), None),
+        (torch.tensor(4), None),
         (torch.tensor([[4.0]]), None),
         (torch.tensor([[4]], dtype=torch.int32), None),
         (torch.tensor([[4]]), torch.tensor([2])),
@@ -257,19 +259,18 @@ def test_changed_weights_are_noticed(change, packed):
         assert_same(in_one_call(model, *sources(), **options), expected)
 
 
+@torch.no_grad()
+def reads(model):
+    return encoding.read(model.encoder, *sources()) is not None
+
+
+@torch.no_grad()
+def translates(model):
+    options = GenerationOptions(max_new_tokens=3)
+    return translation.translate(model, *sources(), options) is not None
+
+
 def test_what_is_out_of_the_ordinary_stays_with_modules():
-    def reads(model):
-        with torch.no_grad():
-            return encoding.read(model.encoder, *sources()) is not None
-
-    def translates(model):
-        with torch.no_grad():
-            options = model_options
-            return translation.translate(model, *sources(), options) is not None
-
-    from seq2seq_ext.generation import GenerationOptions
-
-    model_options = GenerationOptions(max_new_tokens=3)
     plain = small_model(decoder_hidden_size=12)
     assert reads(plain)
     assert translates(plain)
@@ -311,6 +312,63 @@ def test_what_is_out_of_the_ordinary_stays_with_modules():
     sampled = GenerationOptions(do_sample=True)
     with torch.no_grad():
         assert translation.translate(plain, *sources(), sampled) is None
+
+
+class Scaled(torch.nn.Embedding):
+    def forward(self, tokens):
+        return 2 * super().forward(tokens)
+
+
+class Negative(torch.nn.Linear):
+    def forward(self, x):
+        return -super().forward(x)
+
+
+class Noisy(torch.nn.Dropout):
+    def forward(self, x):
+        return x + 1
+
+
+class Inverted(torch.nn.Module):
+    """A stack with another around it."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.has_cell_state = inner.has_cell_state
+
+    def forward(self, x, state=None, lengths=None):
+        return self.inner(-x, state, lengths)
+
+
+def test_modules_of_others_are_called():
+    def changed_model(change):
+        model = copy.deepcopy(small_model(decoder_hidden_size=12))
+        change(model)
+        return model.double()
+
+    def embed(model):
+        model.encoder.embedding = Scaled(11, model.encoder.embedding.embedding_dim)
+
+    def bound(model):
+        model.encoder.embedding.max_norm = 0.1
+
+    def drop(model):
+        model.encoder.dropout = Noisy(0.0)
+
+    def invert(model):
+        model.encoder.stack = Inverted(model.encoder.stack)
+
+    def negate(model):
+        model.decoder.output = Negative(12, 11)
+
+    for change in (embed, bound, drop, invert, negate):
+        model = changed_model(change)
+        assert not translates(model), change
+        assert reads(model) == (change is negate), change
+        options = {"max_new_tokens": 5, "return_dict_in_generate": True}
+        found = model.generate(*sources(), **options, output_scores=True)
+        assert_same(found, in_python(model, *sources(), max_new_tokens=5, output_scores=True))
 
 
 @pytest.mark.parametrize("name", ["start", "step", "search"])

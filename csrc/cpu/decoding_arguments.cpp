@@ -69,7 +69,8 @@ DecodingArguments::DecodingArguments(const DecodingGiven& given)
   if (keys) M = keys.size[0], S = keys.size[1];
   if (keys && (w.A % given.heads != 0 || w.C % given.heads != 0))
     fail("heads: expected a divisor of ", w.A, " and of ", w.C, ", got ", given.heads);
-  if (w.has(DecoderRole::kV) && given.heads != 1) fail("heads: expected 1 with v, got ", given.heads);
+  if (w.has(DecoderRole::kV) && given.heads != 1)
+    fail("heads: expected 1 with v, got ", given.heads);
   const int64_t fed = given.query_first || w.O == 0 ? w.C : w.O;
   if (w.F != 0 && w.F != fed)
     fail("w_ih[0]: expected ", fed, " columns for what is fed, got ", w.F);

@@ -16,6 +16,7 @@ from seq2seq_ext.generation.options import GenerationOptions
 from seq2seq_ext.generation.output import GenerationOutput
 from seq2seq_ext.models.config import Seq2SeqConfig
 from seq2seq_ext.models.decoder import Decoder
+from seq2seq_ext.models.layers import RecurrentStack
 from seq2seq_ext.models.slots import Slots, slots_of, unusual
 from seq2seq_ext.models.state import DecoderState
 
@@ -114,6 +115,8 @@ class DecoderSlots(Slots):
     """A decoder's weights, how they are put together, and what is packed of them."""
 
     def __init__(self, decoder: Decoder) -> None:
+        if type(decoder.stack) is not RecurrentStack:
+            raise KeyError("stack")
         super().__init__(decoder, names_of(decoder), NOTHING, ["dropout"])
         self._config, self._stack, self._attention = (
             decoder.config,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from seq2seq_ext.kernels import CELLS, encoder_read_op, prepack_tokens_op
+from seq2seq_ext.models.layers import RecurrentStack
 from seq2seq_ext.models.slots import Slots, slots_of, unusual
 from seq2seq_ext.ops import PackedLayers
 from seq2seq_ext.packed import Packed
@@ -36,7 +37,7 @@ def read(encoder: Encoder, source: Tensor, lengths: Tensor | None) -> tuple[Tens
         Outputs (T, B, D*H), h and c (L*D, B, H), c empty but for an LSTM, and how many steps each
         row took: int64 (B,).
     """
-    if unusual(encoder) or type(source) is not Tensor:
+    if unusual(encoder) or type(source) is not Tensor or source.dim() != 2:
         return None
     try:
         slots = slots_of(encoder, EncoderSlots)
@@ -66,6 +67,8 @@ class EncoderSlots(Slots):
     """The weights of an encoder's embedding and first layers, and what is packed of them."""
 
     def __init__(self, encoder: Encoder) -> None:
+        if type(encoder.stack) is not RecurrentStack:
+            raise KeyError("stack")
         super().__init__(encoder, names_of(encoder), modules=["dropout"])
         self.rnn = encoder.stack.rnn
         self._config = encoder.config

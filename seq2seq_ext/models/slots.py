@@ -31,7 +31,8 @@ class Slots:
         modules: names of others in it that must have no hooks either.
 
     Raises:
-        KeyError: if there is none of such a name. One that is computed in each call is none.
+        KeyError: if there is none of such a name. One that is computed in each call is none, and
+            so is one of a module that is not torch's own, or does more with it.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class Slots:
                 outer, _, child = path.rpartition(".")
                 among: dict[str, Any] = module_at(outer)._modules
                 known[path] = module = among[child]
+                if not _is_plain(module):
+                    raise KeyError(path)
                 self._modules.append((among, child, module, module._parameters))
                 self._hooks += (module._forward_hooks, module._forward_pre_hooks)
             return known[path]
@@ -87,6 +90,14 @@ class Slots:
         nothing = self._nothing
         found = [parameters[name] for parameters, name in self._slots]
         return [nothing if tensor is None else tensor for tensor in found]
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether the module does what its weights tell, and no more."""
+    for known in (nn.Embedding, nn.Linear, nn.Dropout):
+        if isinstance(module, known) and type(module) is not known:
+            return False
+    return not isinstance(module, nn.Embedding) or module.max_norm is None
 
 
 def unusual(module: Any) -> bool:

@@ -46,7 +46,9 @@ def translate(
         options: how to search.
     """
     config = model.config
-    if unusual(model) or not decoding.is_one_call(config, options) or type(source) is not Tensor:
+    if unusual(model) or not decoding.is_one_call(config, options):
+        return None
+    if type(source) is not Tensor or source.dim() != 2:
         return None
     try:
         slots = slots_of(model, _ModelSlots)
