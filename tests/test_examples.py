@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from seq2seq_ext.cli import main
+from seq2seq_ext.data import DataConfig, load_data
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TEACHING = EXAMPLES / "teaching"
@@ -75,6 +76,25 @@ def test_notebooks_are_the_scripts_executed(lesson: str) -> None:
     outputs = [output for cell in code for output in cell["outputs"]]
     assert not [output for output in outputs if output["output_type"] == "error"]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
+
+
+def test_a_corpus_of_names_is_written(tmp_path: Path) -> None:
+    pytest.importorskip("pycountry")
+    script = EXAMPLES / "translation" / "corpus.py"
+    known = {
+        "fr": ("Peruvian Sign Language", "Langue des signes péruvienne"),
+        "de": ("Argentine Sign Language", "Argentinische Gebärdensprache"),
+    }
+    for language, pair in known.items():
+        printed = run(script, "names.tsv", "--language", language, folder=tmp_path)
+        lines = (tmp_path / "names.tsv").read_text(encoding="utf-8").splitlines()
+        pairs = [tuple(line.split("\t")) for line in lines]
+        assert printed == f"{len(pairs):,} pairs\n"
+        assert len(set(pairs)) == len(pairs) > 4000
+        assert all(len(both) == 2 and all(both) and both[0] != both[1] for both in pairs)
+        assert pair in pairs
+    sets = load_data(DataConfig(pairs=str(tmp_path / "names.tsv")))
+    assert sets.sizes["train"] > 0.8 * len(pairs)
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*/*.yaml")), ids=lambda path: path.name)
