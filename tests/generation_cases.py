@@ -6,6 +6,7 @@ sentence, on lists and dictionaries, and share no code with the package.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections import Counter
@@ -21,6 +22,14 @@ from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig, decoding, encoding, trans
 
 PAD, UNK, BOS, EOS = range(4)
 SPECIAL = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
+# Fields of a config for each of the operators' cells.
+CELL = {
+    "lstm": {"cell": "lstm"},
+    "gru": {"cell": "gru"},
+    "gru_reset_before": {"cell": "gru", "reset_after": False},
+    "rnn_tanh": {"cell": "rnn"},
+    "rnn_relu": {"cell": "rnn", "nonlinearity": "relu"},
+}
 SOURCES, POSITIONS = 5, 4  # sources that a table knows, and positions of the longest
 
 
@@ -45,6 +54,15 @@ def sources():
     lengths = torch.randint(1, 7, (24,), generator=generator)
     source = torch.randint(4, 11, (24, 6), generator=generator)
     return source.masked_fill(torch.arange(6) >= lengths[:, None], PAD), lengths
+
+
+def changed_scale(model, factor=1.5):
+    """The model with larger weights, whose texts end at different steps."""
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight *= factor
+    return model
 
 
 def in_python(model, *arguments, **options):

@@ -8,9 +8,11 @@ import pytest
 import torch
 from generation_cases import (
     BOS,
+    CELL,
     EOS,
     PAD,
     assert_same,
+    changed_scale,
     in_one_call,
     in_python,
     small_model,
@@ -54,13 +56,6 @@ MODELS = {
         "decoder_num_layers": 2,
     },
 }
-CELL = {
-    "lstm": {"cell": "lstm"},
-    "gru": {"cell": "gru"},
-    "gru_reset_before": {"cell": "gru", "reset_after": False},
-    "rnn_tanh": {"cell": "rnn"},
-    "rnn_relu": {"cell": "rnn", "nonlinearity": "relu"},
-}
 OPTIONS = {
     "greedy": {},
     "shortest": {"max_new_tokens": 1},
@@ -77,15 +72,6 @@ OPTIONS = {
     "wide": {"num_beams": 15, "num_return_sequences": 15, "max_new_tokens": 3},
     "worst": {"num_beams": 2, "length_penalty": -1.0, "early_stopping": "never"},
 }
-
-
-def changed_scale(model):
-    """The model with larger weights, whose texts end at different steps."""
-    model = copy.deepcopy(model)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight *= 1.5
-    return model
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)

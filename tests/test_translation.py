@@ -6,7 +6,17 @@ from unittest import mock
 
 import pytest
 import torch
-from generation_cases import EOS, PAD, assert_same, in_one_call, in_python, small_model, sources
+from generation_cases import (
+    CELL,
+    EOS,
+    PAD,
+    assert_same,
+    changed_scale,
+    in_one_call,
+    in_python,
+    small_model,
+    sources,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,13 +26,6 @@ from seq2seq_ext.kernels import encoder_read_op, prepack_op, prepack_tokens_op, 
 from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig, encoding, translation
 from seq2seq_ext.models.slots import slots_of
 
-CELL = {
-    "lstm": {"cell": "lstm"},
-    "gru": {"cell": "gru"},
-    "gru_reset_before": {"cell": "gru", "reset_after": False},
-    "rnn_tanh": {"cell": "rnn"},
-    "rnn_relu": {"cell": "rnn", "nonlinearity": "relu"},
-}
 READING = {
     "plain": {},
     "eos": {"source_eos": True},
@@ -35,15 +38,6 @@ STACK = {
     "bidirectional": {"bidirectional": True, "decoder_hidden_size": 24},
     "gnmt": {"bidirectional": True, "encoder_num_layers": 2, "bidirectional_layers": 1},
 }
-
-
-def changed(model, factor=1.5):
-    """A copy with larger weights, whose texts end at different steps."""
-    model = copy.deepcopy(model)
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight *= factor
-    return model
 
 
 def without_operator(encoder, *arguments):
@@ -125,7 +119,7 @@ def test_a_large_vocabulary_has_no_table():
 @pytest.mark.parametrize("cell", CELL)
 def test_translations_are_what_modules_find(cell, reading, stack, packed, options):
     sizes = {"decoder_hidden_size": 12}  # that of the encoder: nothing stands between them
-    model = changed(small_model(**CELL[cell], **READING[reading], **(sizes | STACK[stack])))
+    model = changed_scale(small_model(**CELL[cell], **READING[reading], **(sizes | STACK[stack])))
     if packed:
         prepack(model)
     options = {"max_new_tokens": 9, "output_scores": True} | options
@@ -176,7 +170,7 @@ def test_any_size(
         **CELL[cell],
         **READING[reading],
     )
-    model = changed(Seq2Seq(config).double().eval(), 3.0)
+    model = changed_scale(Seq2Seq(config).double().eval(), 3.0)
     if packed:
         prepack(model)
     source = torch.randint(0, vocab, (batch, time))
