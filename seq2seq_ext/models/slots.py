@@ -72,10 +72,10 @@ class Slots:
 
     def current(self) -> bool:
         """Whether the modules are still those of the model."""
-        return all(
-            among.get(name) is module and module._parameters is parameters
-            for among, name, module, parameters in self._modules
-        )
+        for among, name, module, parameters in self._modules:
+            if among.get(name) is not module or module._parameters is not parameters:
+                return False
+        return True
 
     def hooked(self) -> bool:
         """Whether a module of these but the root has a hook."""

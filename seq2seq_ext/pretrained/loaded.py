@@ -46,10 +46,8 @@ class PretrainedModel:
         lengths = [len(row) for row in ids]
         longest, pad = max(lengths, default=0), Vocabulary.pad_token_id
         padded = [row + [pad] * (longest - len(row)) for row in ids]
-        shape = (len(ids), longest)
-        return torch.tensor(padded, dtype=torch.int64).view(shape), torch.tensor(
-            lengths, dtype=torch.int64
-        )
+        source = torch.tensor(padded, dtype=torch.int64) if ids else torch.empty(0, 0).long()
+        return source, torch.tensor(lengths, dtype=torch.int64)
 
     def generate(
         self,
