@@ -17,9 +17,7 @@ _is_tracing = torch._C._is_tracing
 
 def watched() -> bool:
     """Whether a compiler, a tracer, a function transform or forward mode is at work."""
-    # What `active` says, in one call: small operators would notice another.
-    at_work = _is_compiling() or _is_tracing() or _functorch_active()
-    return at_work or forward_ad._current_level >= 0
+    return _is_compiling() or _is_tracing() or active()
 
 
 def active() -> bool:

@@ -335,6 +335,17 @@ class Inverted(torch.nn.Module):
         return self.inner(-x, state, lengths)
 
 
+class Reader(torch.nn.Module):
+    """An encoder that is none of the package's."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, source, lengths=None):
+        return self.inner(source, lengths)
+
+
 def test_modules_of_others_are_called():
     def changed_model(change):
         model = copy.deepcopy(small_model(decoder_hidden_size=12))
@@ -356,9 +367,15 @@ def test_modules_of_others_are_called():
     def negate(model):
         model.decoder.output = Negative(12, 11)
 
-    for change in (embed, bound, drop, invert, negate):
+    def replace(model):
+        model.encoder = Reader(model.encoder)
+
+    for change in (embed, bound, drop, invert, negate, replace):
         model = changed_model(change)
         assert not translates(model), change
+        if change is replace:
+            model.generate(*sources(), max_new_tokens=3)
+            continue
         assert reads(model) == (change is negate), change
         options = {"max_new_tokens": 5, "return_dict_in_generate": True}
         found = model.generate(*sources(), **options, output_scores=True)

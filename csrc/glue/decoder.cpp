@@ -222,10 +222,9 @@ void DecoderCotangents::check(DecoderArguments& a) {
   const KeptShapes kept_shapes(a);
   const Handle* const kept[] = {&step, &h_in, &inner, &below, &query, &coverage};
   for (int i = 0; i < 6; ++i) {
-    a.check_kept(kKeptNames[i], View(*kept[i]), kept_shapes.shape[i]);
-    bool is_contiguous;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_is_contiguous(kept[i]->get(), &is_contiguous));
-    if (!is_contiguous) fail(kKeptNames[i], ": expected a contiguous tensor, as it was left");
+    const View view(*kept[i]);
+    a.check_kept(kKeptNames[i], view, kept_shapes.shape[i]);
+    if (!is_contiguous(view)) fail(kKeptNames[i], ": expected a contiguous tensor, as it was left");
   }
 }
 

@@ -200,10 +200,9 @@ RecurrenceCotangents::RecurrenceCotangents(ArgumentReader& read)
 // A tensor that an operator left for another.
 static void check_kept(const RecurrenceArguments& a, const char* name, const Handle& given,
                        bool there, const Shape& shape) {
-  a.check_kept(name, View(given), there ? shape : Shape{{0}, 1});
-  bool is_contiguous;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_is_contiguous(given.get(), &is_contiguous));
-  if (!is_contiguous) fail(name, ": expected a contiguous tensor, as it was left");
+  const View view(given);
+  a.check_kept(name, view, there ? shape : Shape{{0}, 1});
+  if (!is_contiguous(view)) fail(name, ": expected a contiguous tensor, as it was left");
 }
 
 void RecurrenceCotangents::check(RecurrenceArguments& a) {

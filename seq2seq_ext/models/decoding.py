@@ -17,7 +17,7 @@ from seq2seq_ext.generation.output import GenerationOutput
 from seq2seq_ext.models.config import Seq2SeqConfig
 from seq2seq_ext.models.decoder import Decoder
 from seq2seq_ext.models.layers import RecurrentStack
-from seq2seq_ext.models.slots import Slots, slots_of, unusual
+from seq2seq_ext.models.slots import Slots, weights_of
 from seq2seq_ext.models.state import DecoderState
 
 __all__ = ["DecoderSlots", "is_one_call", "names_of", "output_of", "search", "step"]
@@ -118,12 +118,9 @@ class DecoderSlots(Slots):
         if type(decoder.stack) is not RecurrentStack:
             raise KeyError("stack")
         super().__init__(decoder, names_of(decoder), NOTHING, ["dropout"])
-        self._config, self._stack, self._attention = (
-            decoder.config,
-            decoder.stack,
-            decoder.attention,
-        )
-        self._rnn = decoder.stack.rnn
+        self._config = decoder.config
+        self._stack, self._rnn = decoder.stack, decoder.stack.rnn
+        self._attention = decoder.attention
         self._packed: PackedDecoder | None = None
 
     @property
@@ -150,22 +147,14 @@ class DecoderSlots(Slots):
 
 def _found(decoder: Decoder, state: DecoderState) -> tuple[DecoderSlots, list[Tensor]] | None:
     """The decoder's weights; None where its modules have to be called."""
-    if unusual(decoder) or type(decoder) is not Decoder or not decoder.config.decoding_is_fused:
+    if type(decoder) is not Decoder or not decoder.config.decoding_is_fused:
         return None
-    try:
-        slots = slots_of(decoder, DecoderSlots)
-        weights = slots.read()
-    except KeyError:  # pruned or parametrized
+    found = weights_of(decoder, DecoderSlots)
+    if found is None:
         return None
-    embedding = weights[0]
-    if (
-        slots.hooked()
-        or not embedding.is_cpu
-        or embedding.dtype not in (torch.float32, torch.float64)
-        or state.h.dtype != embedding.dtype
-    ):
-        return None
-    return slots, weights
+    dtype = found[1][0].dtype
+    known = dtype in (torch.float32, torch.float64)
+    return found if known and state.h.dtype == dtype else None
 
 
 def names_of(decoder: Decoder) -> list[str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seq2seq_ext.kernels import CELLS, encoder_read_op, prepack_tokens_op
 from seq2seq_ext.models.layers import RecurrentStack
-from seq2seq_ext.models.slots import Slots, slots_of, unusual
+from seq2seq_ext.models.slots import Slots, weights_of
 from seq2seq_ext.ops import PackedLayers
 from seq2seq_ext.packed import Packed
 
@@ -37,15 +37,12 @@ def read(encoder: Encoder, source: Tensor, lengths: Tensor | None) -> tuple[Tens
         Outputs (T, B, D*H), h and c (L*D, B, H), c empty but for an LSTM, and how many steps each
         row took: int64 (B,).
     """
-    if unusual(encoder) or type(source) is not Tensor or source.dim() != 2:
+    if type(source) is not Tensor or source.dim() != 2:
         return None
-    try:
-        slots = slots_of(encoder, EncoderSlots)
-        weights = slots.read()
-    except KeyError:  # pruned or parametrized
+    found = weights_of(encoder, EncoderSlots)
+    if found is None or found[0].rnn._variant is not None:
         return None
-    if slots.hooked() or slots.rnn._variant is not None or not weights[0].is_cpu:
-        return None
+    slots, weights = found
 
     embedding, *layers = weights
     arguments = slots.arguments()

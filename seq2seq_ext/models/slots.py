@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from seq2seq_ext import transforms
 from seq2seq_ext.kernels import autocast_is_on
 
-__all__ = ["Slots", "slots_of", "unusual"]
+__all__ = ["Slots", "slots_of", "weights_of"]
 
 Made = TypeVar("Made", bound="Slots")
 
@@ -100,12 +100,8 @@ def _is_plain(module: nn.Module) -> bool:
     return not isinstance(module, nn.Embedding) or module.max_norm is None
 
 
-def unusual(module: Any) -> bool:
-    """Whether a call of `module` may be more than the operators that its modules run.
-
-    Args:
-        module: has a ``config``.
-    """
+def _is_unusual(module: Any) -> bool:
+    """Whether a call of a module with a ``config`` may be more than its modules' operators."""
     return bool(
         torch.is_grad_enabled()
         or (module.training and module.config.dropout)
@@ -120,3 +116,23 @@ def slots_of(root: nn.Module, made: Callable[[Any], Made]) -> Made:
     if slots is None or not slots.current():
         slots = root.__dict__["_slots"] = made(root)
     return slots
+
+
+def weights_of(root: nn.Module, made: Callable[[Any], Made]) -> tuple[Made, list[Tensor]] | None:
+    """Slots as by `slots_of` and what they read, on the CPU; None where modules have to be called.
+
+    That is where gradients may be wanted, dropout acts, a hook stands on a module, a weight is
+    computed in each call, under autocast, transforms and tracers, and on other devices.
+
+    Args:
+        root: has a ``config``.
+        made: makes slots of it, whose first weight tells the device.
+    """
+    if _is_unusual(root):
+        return None
+    try:
+        slots = slots_of(root, made)
+        weights = slots.read()
+    except KeyError:  # pruned or parametrized
+        return None
+    return None if slots.hooked() or not weights[0].is_cpu else (slots, weights)

@@ -26,7 +26,7 @@ from seq2seq_ext.models import decoding, encoding
 from seq2seq_ext.models.bridge import Bridge
 from seq2seq_ext.models.decoder import Decoder
 from seq2seq_ext.models.encoder import Encoder
-from seq2seq_ext.models.slots import Slots, slots_of, unusual
+from seq2seq_ext.models.slots import Slots, slots_of, weights_of
 from seq2seq_ext.packed import Packed
 
 if TYPE_CHECKING:
@@ -46,18 +46,15 @@ def translate(
         options: how to search.
     """
     config = model.config
-    if unusual(model) or not decoding.is_one_call(config, options):
+    if not decoding.is_one_call(config, options):
         return None
     if type(source) is not Tensor or source.dim() != 2:
         return None
-    try:
-        slots = slots_of(model, _ModelSlots)
-        if not slots.direct or slots.hooked():
-            return None
-        weights = slots.read()
-    except KeyError:  # pruned or parametrized
+    found = weights_of(model, _ModelSlots)
+    if found is None or not found[0].direct:
         return None
-    if not weights[0].is_cpu or weights[0].dtype not in (torch.float32, torch.float64):
+    slots, weights = found
+    if weights[0].dtype not in (torch.float32, torch.float64):
         return None
     special = (config.pad_token_id, config.bos_token_id, config.eos_token_id)
     arguments = search_arguments(options, special)
@@ -73,10 +70,11 @@ class _ModelSlots(Slots):
 
     def __init__(self, model: Seq2Seq) -> None:
         config, encoder, decoder = model.config, model.encoder, model.decoder
+        if (type(encoder), type(decoder), type(model.bridge)) != (Encoder, Decoder, Bridge):
+            raise KeyError("encoder, decoder or bridge")
         self.encoder = slots_of(encoder, encoding.EncoderSlots)
         self.direct = (
-            (type(encoder), type(decoder), type(model.bridge)) == (Encoder, Decoder, Bridge)
-            and model.bridge.kind == "copy"
+            model.bridge.kind == "copy"
             and encoder.upper is None
             and self.encoder.rnn._variant is None
             and config.decoding_is_fused
