@@ -32,8 +32,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import seq2seq_ext
 from seq2seq_ext import ops
-from seq2seq_ext.benchmark.cuda.device import capture
 from seq2seq_ext.benchmark.cuda.shapes import precision_set
+from seq2seq_ext.cuda_graphs import capture
 
 pytestmark = [
     pytest.mark.cuda,

@@ -66,17 +66,19 @@ def attention_decoder(
     """
     T, B = x.shape[:2]
     L, H = len(weights) // 2, weights[1].size(1)
+    if source_lengths is not None:
+        source_lengths = source_lengths.to(x.device)
     if memory is not None:
+        memory = memory.to(x.device)
         keys, values = keys[memory], values[memory]
         source_lengths = None if source_lengths is None else source_lengths[memory]
     S, A, C = *keys.shape[1:], values.size(2)
-    there = torch.ones(B, S, dtype=torch.bool)
+    there = x.new_ones(B, S, dtype=torch.bool)
     if source_lengths is not None:
-        there = torch.arange(S) < source_lengths[:, None]
-    running = torch.ones(T, B, dtype=torch.bool)
+        there = torch.arange(S, device=x.device) < source_lengths[:, None]
+    running = x.new_ones(T, B, dtype=torch.bool)
     if lengths is not None:
-        running = torch.arange(T)[:, None] < lengths
-    there, running = there.to(x.device), running.to(x.device)
+        running = torch.arange(T, device=x.device)[:, None] < lengths.to(x.device)
 
     lstm = cell == "lstm"
     h = list(x.new_zeros(L, B, H) if h_0 is None else h_0)

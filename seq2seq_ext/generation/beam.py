@@ -26,7 +26,7 @@ from seq2seq_ext.generation.processors import (
     SpecialTokens,
     log_probabilities,
 )
-from seq2seq_ext.generation.state import StateT, alignments_of
+from seq2seq_ext.generation.state import SearchState, StateT, alignments_of
 
 
 def beam_search(
@@ -60,11 +60,11 @@ def beam_search(
     options = GenerationOptions.of(options, changes)
     special = SpecialTokens(pad_token_id, bos_token_id, eos_token_id)
     prefix = ForcedPrefix.read(decoder_input_ids, batch_size, special, device)
-    search = _BeamSearch(options, special, prefix, source_lengths, device)
+    search = BeamSearch(options, special, prefix, source_lengths, device)
     return search.run(step, state)
 
 
-class _Hypotheses(NamedTuple):
+class Hypotheses(NamedTuple):
     """Running beams, or finished ones, whose scores are then final.
 
     Args:
@@ -83,37 +83,37 @@ class _Hypotheses(NamedTuple):
     alignments: Tensor | None
     coverage: Tensor | None
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> _Hypotheses:
-        return _Hypotheses(*(None if x is None else function(x) for x in self))  # type: ignore[arg-type]
+    def map(self, function: Callable[[Tensor], Tensor]) -> Hypotheses:
+        return Hypotheses(*(None if x is None else function(x) for x in self))  # type: ignore[arg-type]
 
-    def at(self, *index: Tensor | slice) -> _Hypotheses:
+    def at(self, *index: Tensor | slice) -> Hypotheses:
         """Of all tensors the part ``[index]``."""
         return self.map(lambda x: x[index])
 
-    def take(self, index: Tensor) -> _Hypotheses:
+    def take(self, index: Tensor) -> Hypotheses:
         """Of every group the beams `index`, ``(n, G, k')``."""
         n, groups = index.shape[:2]
         source = torch.arange(n, device=index.device)[:, None, None]
         group = torch.arange(groups, device=index.device)[:, None]
         return self.at(source, group, index)
 
-    def best(self, k: int) -> _Hypotheses:
+    def best(self, k: int) -> Hypotheses:
         """Of every group the k best, best first; of equals the earlier one."""
         return self.take(self.scores.argsort(dim=-1, descending=True, stable=True)[..., :k])
 
-    def cat(self, others: _Hypotheses) -> _Hypotheses:
+    def cat(self, others: Hypotheses) -> Hypotheses:
         """The beams of both."""
         pairs = zip(self, others, strict=True)
         joined = (None if x is None or y is None else torch.cat((x, y), 2) for x, y in pairs)
-        return _Hypotheses(*joined)  # type: ignore[arg-type]
+        return Hypotheses(*joined)  # type: ignore[arg-type]
 
-    def put(self, sources: Tensor, others: _Hypotheses) -> None:
+    def put(self, sources: Tensor, others: Hypotheses) -> None:
         """Write the hypotheses of `sources`."""
         for mine, theirs in zip(self, others, strict=True):
             if mine is not None and theirs is not None:
                 mine[sources] = theirs
 
-    def only(self, mask: Tensor) -> _Hypotheses:
+    def only(self, mask: Tensor) -> Hypotheses:
         """Those where `mask`, broadcast to ``(n, G, k)``, holds; the others exist no more."""
         return self._replace(scores=self.scores.masked_fill(~mask, float("-inf")))
 
@@ -144,7 +144,38 @@ class _Step(NamedTuple):
     alignments: Tensor | None
 
 
-class _BeamSearch:
+class Beams(NamedTuple):
+    """Where the search of n sources stands.
+
+    Args:
+        running: ``(n, G, k')``.
+        finished: ``(n, G, k)``.
+        rows: int64 ``(n, G, k')``, the row of the latest step that each running beam continues.
+        tokens: int64 ``(n, G, k')``, the latest.
+    """
+
+    running: Hypotheses
+    finished: Hypotheses
+    rows: Tensor
+    tokens: Tensor
+
+    @property
+    def exist(self) -> Tensor:
+        """Which of the running beams there are: bool ``(n, G, k')``, in every group the first."""
+        return self.running.scores > float("-inf")
+
+    def take(self, index: Tensor) -> Beams:
+        """Of every group the running beams `index`, ``(n, G, k'')``."""
+        rows, tokens = (x.gather(2, index) for x in (self.rows, self.tokens))
+        return Beams(self.running.take(index), self.finished, rows, tokens)
+
+    def at(self, *index: Tensor | slice) -> Beams:
+        """Of the running beams the part ``[index]``, and all that its sources have finished."""
+        rows, tokens = self.rows[index], self.tokens[index]
+        return Beams(self.running.at(*index), self.finished.at(index[0]), rows, tokens)
+
+
+class BeamSearch:
     """The search of one batch: what does not change from step to step, and the steps."""
 
     def __init__(
@@ -158,7 +189,7 @@ class _BeamSearch:
         self.options = options
         self.special = special
         self.processors = ScoreProcessors(options, special, prefix)
-        self.source_lengths = source_lengths
+        self.source_lengths = None if source_lengths is None else source_lengths.to(device or "cpu")
         self.device = device
         self.batch_size = len(prefix.tokens)
         self.group_size = options.num_beams // options.num_beam_groups
@@ -177,65 +208,91 @@ class _BeamSearch:
     ) -> GenerationOutput:
         sources = torch.arange(self.batch_size, device=self.device)
         tokens = torch.full_like(sources, self.special.bos_token_id)
-        running = finished = self._beginnings(torch.zeros(0), None)
+        beams = self.begin(torch.zeros(0), None)
+        finished = beams.finished
         for t in range(self.max_length):
             if sources.numel() == 0:
                 break
             logits, state = step(tokens, state)
-            own = log_probabilities(logits)
-            alignments = alignments_of(state, self.attention_for) if self.attention_for else None
+            own, alignments = self.read(logits, state)
             if t == 0:
-                running = self._beginnings(own, alignments)
-            totals = running.scores[..., None] + self._scores(own, running, t, sources)
-            rows = torch.arange(len(own), device=self.device).view_as(running.scores)
-            if t == 0:
-                totals, rows, running = (
-                    self._to_groups(totals),
-                    self._to_groups(rows),
-                    running.map(self._to_groups),
-                )
-                finished = self._nothing(running)
-            made = _Step(rows, own, alignments)
-            following = self._continue(totals, t, sources)
-            is_end = following.tokens == self.special.eos_token_id
+                beams = self.begin(own, alignments)
+                finished = beams.finished.map(torch.clone)
+            beams = self.advance(beams, own, alignments, sources, t)
+            if t + 1 >= self.options.max_new_tokens:
+                beams = self.end(beams, sources, t)
+            finished.put(sources, beams.finished)
 
-            best = finished.at(sources)
-            leaves = (is_end & (following.scores > float("-inf")))[..., : self.group_size]
-            if bool(leaves.any()):
-                first = _Continuations(*(x[..., : self.group_size] for x in following))
-                ended = self._extend(running, made, first, t).only(leaves)
-                best = self._finish(best, ended, sources)
-
-            stays = is_end.long().argsort(dim=-1, stable=True)[..., : self.group_size]
-            following, is_end = following.take(stays), is_end.gather(2, stays)
-            running = self._extend(running, made, following, t).only(~is_end)
-            running = running.only(~self._is_done(best, running, sources)[..., None])
-            goes_on = (self.limits[sources] > t + 1)[:, None, None]
-            if not bool(goes_on.all()):
-                best = self._finish(best, running.only(~goes_on), sources)
-                running = running.only(goes_on)
-            finished.put(sources, best)
-
-            exists = running.scores > float("-inf")  # in every group the first ones
-            width = int(exists.sum(-1).max())
-            kept = exists.flatten(1).any(1).nonzero()[:, 0]
+            exist = beams.exist
+            kept = exist.flatten(1).any(1).nonzero()[:, 0]
             sources = sources[kept]
-            running = running.at(kept, slice(None), slice(width))
-            tokens = running.sequences[..., t].flatten()
             if sources.numel():
-                rows = rows.gather(2, following.beams)[kept, :, :width]
-                state = state.select(rows.flatten())
-        return self._output(finished)
+                beams = beams.at(kept, slice(None), slice(int(exist.sum(-1).max())))
+                tokens = beams.tokens.flatten()
+                state = state.select(beams.rows.flatten())
+        return self.output(finished)
 
-    def _beginnings(self, own: Tensor, alignments: Tensor | None) -> _Hypotheses:
-        """One empty hypothesis a source, for all groups: ``(B, 1, 1)``."""
+    def read(self, logits: Tensor, state: SearchState) -> tuple[Tensor, Tensor | None]:
+        """Of what a step gave the log-probabilities, and the alignments that the options want."""
+        wanted = self.attention_for
+        return log_probabilities(logits), alignments_of(state, wanted) if wanted else None
+
+    def advance(
+        self,
+        beams: Beams,
+        own: Tensor,
+        alignments: Tensor | None,
+        sources: Tensor,
+        t: int | Tensor,
+    ) -> Beams:
+        """The beams behind one more token.
+
+        Args:
+            beams: whose running ones are the rows of the step, in their order.
+            own: ``(N, V)``, the model's own log-probabilities.
+            alignments: ``(N, S)``, or None.
+            sources: int64 ``(n,)``, their places in the batch.
+            t: tokens written so far. As an int64 ``(1,)`` tensor it may be another in each run of
+                the operators that this calls, none of which then waits for the device; the options
+                must not read what was written.
+        """
+        running, best = beams.running, beams.finished
+        totals = running.scores[..., None] + self._scores(own, running, t, sources)
+        rows = torch.arange(len(own), device=self.device).view_as(running.scores)
+        if rows.size(1) < self.options.num_beam_groups:  # behind the first step
+            totals, rows = self._to_groups(totals), self._to_groups(rows)
+            running = running.map(self._to_groups)
+        made = _Step(rows, own, alignments)
+        following = self._continue(totals, t, sources)
+        is_end = following.tokens == self.special.eos_token_id
+
+        leaves = (is_end & (following.scores > float("-inf")))[..., : self.group_size]
+        if isinstance(t, Tensor) or bool(leaves.any()):
+            first = _Continuations(*(x[..., : self.group_size] for x in following))
+            ended = self._extend(running, made, first, t).only(leaves)
+            best = self._finish(best, ended, sources)
+
+        stays = is_end.long().argsort(dim=-1, stable=True)[..., : self.group_size]
+        following, is_end = following.take(stays), is_end.gather(2, stays)
+        running = self._extend(running, made, following, t).only(~is_end)
+        running = running.only(~self._is_done(best, running, sources)[..., None])
+        return Beams(running, best, rows.gather(2, following.beams), following.tokens)
+
+    def end(self, beams: Beams, sources: Tensor, t: int) -> Beams:
+        """The beams whose last token was the t-th, counted from 0, are finished."""
+        goes_on = (self.limits[sources] > t + 1)[:, None, None]
+        best = self._finish(beams.finished, beams.running.only(~goes_on), sources)
+        return beams._replace(running=beams.running.only(goes_on), finished=best)
+
+    def begin(self, own: Tensor, alignments: Tensor | None) -> Beams:
+        """One empty hypothesis a source, for all groups: ``(B, 1, 1)``; none is finished."""
         shape = (self.batch_size, 1, 1)
         weights = own.new_empty(0, 0) if alignments is None else alignments
         positions = weights.size(1)
         attends, covers = self.options.return_attention, bool(self.options.coverage_penalty)
         no_tokens = torch.zeros(shape, dtype=torch.int64, device=self.device)
         padding = no_tokens.new_full((*shape, self.max_length), self.special.pad_token_id)
-        return _Hypotheses(
+        running = Hypotheses(
             own.new_zeros(shape),
             own.new_zeros(shape),
             no_tokens,
@@ -243,19 +300,18 @@ class _BeamSearch:
             weights.new_zeros((*shape, self.max_length, positions)) if attends else None,
             own.new_zeros((*shape, positions)) if covers else None,
         )
+        of_groups = (self.batch_size, self.options.num_beam_groups, self.group_size)
+        finished = running.map(lambda x: x.expand(*of_groups, *x.shape[3:]).clone())
+        nothing = torch.zeros(of_groups, dtype=torch.bool, device=self.device)
+        return Beams(running, finished.only(nothing), no_tokens, no_tokens)
 
-    def _nothing(self, running: _Hypotheses) -> _Hypotheses:
-        """Places for the finished hypotheses of every group, none of which exists."""
-        n, groups, _ = running.scores.shape
-        first = torch.zeros(n, groups, self.group_size, dtype=torch.int64, device=self.device)
-        return running.take(first).only(torch.zeros_like(first, dtype=torch.bool))
-
-    def _scores(self, own: Tensor, running: _Hypotheses, t: int, sources: Tensor) -> Tensor:
+    def _scores(self, own: Tensor, running: Hypotheses, t: int | Tensor, sources: Tensor) -> Tensor:
         """The processed log-probabilities of every beam's next token: ``(n, G, k, V)``."""
         n, groups, k = running.scores.shape
+        written = 0 if isinstance(t, Tensor) else t
         scores = self.processors(
             own.clone() if self.processors.overwrites else own,
-            running.sequences[..., :t].flatten(0, 2),
+            running.sequences[..., :written].flatten(0, 2),
             t,
             sources.repeat_interleave(groups * k),
         )
@@ -265,7 +321,7 @@ class _BeamSearch:
         """``(B, 1, ...)`` for all groups, which begin alike."""
         return x.expand(-1, self.options.num_beam_groups, *x.shape[2:])
 
-    def _continue(self, totals: Tensor, t: int, sources: Tensor) -> _Continuations:
+    def _continue(self, totals: Tensor, t: int | Tensor, sources: Tensor) -> _Continuations:
         """The 2k best continuations by scores ``(n, G, beams, V)``, those of later groups made to
         differ by the tokens of earlier ones (Vijayakumar et al. 2016, algorithm 1)."""
         if not self.options.diversity_penalty:
@@ -290,25 +346,26 @@ class _BeamSearch:
         return _Continuations(scores, index // vocab_size, index % vocab_size)
 
     def _extend(
-        self, running: _Hypotheses, made: _Step, following: _Continuations, t: int
-    ) -> _Hypotheses:
+        self, running: Hypotheses, made: _Step, following: _Continuations, t: int | Tensor
+    ) -> Hypotheses:
         """The hypotheses that `following` makes of `running`, of t + 1 tokens."""
         taken = running.take(following.beams)  # copies, so that they may be written to
         rows = made.rows.gather(2, following.beams)
-        taken.sequences[..., t] = following.tokens
+        place = t if isinstance(t, Tensor) else torch.full((1,), t, device=self.device)
+        taken.sequences.index_copy_(3, place, following.tokens[..., None])
         if made.alignments is not None:
             attention = made.alignments[rows]
             if taken.alignments is not None:
-                taken.alignments[..., t, :] = attention
+                taken.alignments.index_copy_(3, place, attention[..., None, :])
             if taken.coverage is not None:
                 taken.coverage.add_(attention)
         return taken._replace(
             scores=following.scores,
             model_scores=taken.model_scores + made.log_probabilities[rows, following.tokens],
-            lengths=torch.full_like(taken.lengths, t + 1),
+            lengths=(place + 1).expand_as(taken.lengths),
         )
 
-    def _finish(self, best: _Hypotheses, ended: _Hypotheses, sources: Tensor) -> _Hypotheses:
+    def _finish(self, best: Hypotheses, ended: Hypotheses, sources: Tensor) -> Hypotheses:
         """The best of finished hypotheses and of others that end now."""
         ended = ended._replace(
             scores=self._final(ended.scores, ended, sources),
@@ -316,7 +373,7 @@ class _BeamSearch:
         )
         return best.cat(ended).best(self.group_size)
 
-    def _is_done(self, best: _Hypotheses, running: _Hypotheses, sources: Tensor) -> Tensor:
+    def _is_done(self, best: Hypotheses, running: Hypotheses, sources: Tensor) -> Tensor:
         """Which groups need not go on, by `early_stopping`: bool ``(n, G)``."""
         worst = best.scores[..., -1]
         full = worst > float("-inf")
@@ -331,7 +388,7 @@ class _BeamSearch:
             attainable = torch.maximum(running.scores / now, running.scores / then)
         return full & (worst >= attainable.amax(-1))
 
-    def _final(self, scores: Tensor, ended: _Hypotheses, sources: Tensor) -> Tensor:
+    def _final(self, scores: Tensor, ended: Hypotheses, sources: Tensor) -> Tensor:
         """Sums ``(n, G, k)`` of log-probabilities -> scores that rank (Wu et al. 2016, eq. 14)."""
         scores = scores / self._divisor(ended.lengths).to(scores.dtype)
         if ended.coverage is None:
@@ -340,7 +397,7 @@ class _BeamSearch:
         covered = ended.coverage.clamp(torch.finfo(scores.dtype).tiny, 1.0).log()
         if self.source_lengths is not None:
             position = torch.arange(covered.size(-1), device=covered.device)
-            inside = position < self.source_lengths.to(self.device or "cpu")[sources, None]
+            inside = position < self.source_lengths[sources, None]
             covered = covered.masked_fill(~inside[:, None, None], 0.0)
         return scores + self.options.coverage_penalty * covered.sum(-1)
 
@@ -350,7 +407,7 @@ class _BeamSearch:
             n = (5.0 + n) / 6.0
         return n**self.options.length_penalty
 
-    def _output(self, finished: _Hypotheses) -> GenerationOutput:
+    def output(self, finished: Hypotheses) -> GenerationOutput:
         """The best of all groups, one row each."""
         merged = finished.map(lambda x: x.flatten(1, 2)[:, None])
         best = merged.best(self.options.num_return_sequences)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from seq2seq_ext.generation.beam import beam_search
+from seq2seq_ext.generation.graphs import search_by_graphs
 from seq2seq_ext.generation.greedy import TokenStep, greedy_search, most_probable, search_tokens
 from seq2seq_ext.generation.options import GenerationOptions
 from seq2seq_ext.generation.output import GenerationOutput
@@ -131,7 +132,9 @@ class GenerationMixin(Generic[StateT]):
         """
         options = GenerationOptions.of(options, changes)
         output = state = None
-        if decoder_input_ids is None:
+        if options.cuda_graph:
+            output = self._search_by_graphs(source, source_lengths, options, decoder_input_ids)
+        elif decoder_input_ids is None:
             output = self.translate(source, source_lengths, options)
         if output is None:
             state = self.start(source, source_lengths)
@@ -189,6 +192,8 @@ class GenerationMixin(Generic[StateT]):
         options = GenerationOptions.of(options, changes)
         if options.num_beams > 1:
             raise ValueError(f"num_beams must be 1 to stream tokens, got {options.num_beams}")
+        if options.cuda_graph:
+            raise ValueError("cuda_graph must be False to stream tokens, got True")
         batch_size, device, special = source.size(0), source.device, _special_tokens(self.config)
         prefix = ForcedPrefix.read(decoder_input_ids, batch_size, special, device)
         times = options.num_return_sequences
@@ -199,6 +204,25 @@ class GenerationMixin(Generic[StateT]):
             self.step, state, batch_size * times, options, special, prefix, choose, device
         )
         return _columns(steps, batch_size * times, special.pad_token_id, device)
+
+    def _search_by_graphs(
+        self,
+        source: Tensor,
+        source_lengths: Tensor | None,
+        options: GenerationOptions,
+        decoder_input_ids: Tensor | None,
+    ) -> GenerationOutput | None:
+        """What `search_by_graphs` finds; None where there is nothing to search for."""
+        if not source.is_cuda:
+            raise ValueError(f"cuda_graph=True needs source on a GPU, got {source.device}")
+        if decoder_input_ids is not None:
+            raise ValueError("decoder_input_ids must be None with cuda_graph=True, got a tensor")
+        if source.dim() != 2 or not source.numel():
+            return None
+        with torch.cuda.device(source.device):
+            return search_by_graphs(
+                self, source, source_lengths, options, _special_tokens(self.config)
+            )
 
 
 def _special_tokens(config: GenerationTokens) -> SpecialTokens:

@@ -56,6 +56,8 @@ class GenerationOptions:
         output_scores: whether a `GenerationOutput` holds ``sequences_scores``.
         return_attention: whether a `GenerationOutput` holds ``alignments``. Needs a model with
             attention.
+        cuda_graph: whether every step is one replay of a CUDA graph, for sources on a GPU and
+            greedy or beam search without further options; see `seq2seq_ext.generation.graphs`.
 
     Raises:
         TypeError: if an option is of another type.
@@ -90,13 +92,14 @@ class GenerationOptions:
     prefix_allowed_tokens_fn: Callable[[int, Tensor], Sequence[int]] | None = None
     output_scores: bool = False
     return_attention: bool = False
+    cuda_graph: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "num_beams", "num_return_sequences", "num_beam_groups"):
             self._check_int(name, 1)
         for name in ("min_new_tokens", "top_k", "no_repeat_ngram_size"):
             self._check_int(name, 0)
-        for name in ("do_sample", "output_scores", "return_attention"):
+        for name in ("do_sample", "output_scores", "return_attention", "cuda_graph"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool, got {getattr(self, name)!r}")
         self._check_number("length_penalty")
@@ -125,18 +128,28 @@ class GenerationOptions:
         function = self.prefix_allowed_tokens_fn
         if function is not None and not callable(function):
             raise TypeError(f"prefix_allowed_tokens_fn must be callable, got {function!r}")
+        if self.cuda_graph and not self.is_plain:
+            raise ValueError(
+                "cuda_graph=True needs greedy or beam search without further options, got "
+                + ", ".join(f"{name}={getattr(self, name)}" for name in self._beyond_plain())
+            )
 
     @cached_property
     def is_plain(self) -> bool:
         """Whether this is greedy or beam search by the model's own scores, and no more."""
-        return (
-            not self.do_sample
-            and self.coverage_penalty == 0.0
-            and self.num_beam_groups == 1
-            and self.no_repeat_ngram_size == 0
-            and self.repetition_penalty == 1.0
-            and self.prefix_allowed_tokens_fn is None
-        )
+        return not self._beyond_plain()
+
+    def _beyond_plain(self) -> list[str]:
+        """The options that make a search another than greedy or beam search by the own scores."""
+        plain = {
+            "do_sample": False,
+            "coverage_penalty": 0.0,
+            "num_beam_groups": 1,
+            "no_repeat_ngram_size": 0,
+            "repetition_penalty": 1.0,
+            "prefix_allowed_tokens_fn": None,
+        }
+        return [name for name, default in plain.items() if getattr(self, name) != default]
 
     @classmethod
     def of(cls, options: GenerationOptions | None, changes: Mapping[str, Any]) -> GenerationOptions:

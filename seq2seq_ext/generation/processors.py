@@ -113,19 +113,22 @@ class ScoreProcessors:
             or options.prefix_allowed_tokens_fn is not None
         )
 
-    def __call__(self, scores: Tensor, history: Tensor, t: int, sentences: Tensor) -> Tensor:
+    def __call__(
+        self, scores: Tensor, history: Tensor, t: int | Tensor, sentences: Tensor
+    ) -> Tensor:
         """Change the scores of token t, counted from 0.
 
         Args:
             scores: ``(N, V)``; written over.
             history: int64 ``(N, t)``, each row's tokens so far; of any width if not needed.
-            t: tokens written so far.
+            t: tokens written so far; without a history or a prefix it may be an int64 ``(1,)``
+                tensor, whose value nothing waits for.
             sentences: int64 ``(N,)``, each row's source in the batch.
 
         Returns:
             The changed scores ``(N, V)``.
         """
-        forced = t < self.prefix.tokens.size(1)
+        forced = isinstance(t, int) and t < self.prefix.tokens.size(1)
         own = scores.clone() if forced else scores
         # Only lists of tokens, or a vocabulary of hardly more than special ones, leave nothing.
         may_be_stuck = self.needs_history or scores.size(1) <= len(self.special)
@@ -134,13 +137,12 @@ class ScoreProcessors:
         if self.options.repetition_penalty != 1.0:
             seen = scores.gather(1, history) * self.options.repetition_penalty
             scores.scatter_(1, history, seen)
-        scores[:, self.special.pad_token_id] = float("-inf")
-        scores[:, self.special.bos_token_id] = float("-inf")
+        for token in (self.special.pad_token_id, self.special.bos_token_id):
+            scores[:, token].fill_(float("-inf"))
         if self.options.no_repeat_ngram_size:
             scores.masked_fill_(self._repeated(history, scores.size(1)), float("-inf"))
-        if t < self.options.min_new_tokens:
-            ends.fill_(float("-inf"))
-        elif t < self.options.min_new_tokens + self.prefix.tokens.size(1):
+        last = self.options.min_new_tokens + self.prefix.tokens.size(1)
+        if last and (isinstance(t, Tensor) or t < last):
             ends.masked_fill_(t < self.first_end[sentences], float("-inf"))
         if self.options.prefix_allowed_tokens_fn is not None:
             scores.masked_fill_(
@@ -162,7 +164,9 @@ class ScoreProcessors:
             counts.scatter_add_(1, ngrams[..., -1], same.long())
         return counts > 0
 
-    def _not_allowed(self, history: Tensor, t: int, sentences: Tensor, vocab_size: int) -> Tensor:
+    def _not_allowed(
+        self, history: Tensor, t: int | Tensor, sentences: Tensor, vocab_size: int
+    ) -> Tensor:
         """What `prefix_allowed_tokens_fn` leaves out: bool ``(N, V)``."""
         function = self.options.prefix_allowed_tokens_fn
         assert function is not None
@@ -185,7 +189,7 @@ class ScoreProcessors:
             mask[row, allowed] = False
         return mask.to(history.device)
 
-    def _force(self, scores: Tensor, own: Tensor, t: int, sentences: Tensor) -> Tensor:
+    def _force(self, scores: Tensor, own: Tensor, t: int | Tensor, sentences: Tensor) -> Tensor:
         """Leave nothing but the prefix's token, with its own score, where the prefix is longer."""
         if t == 0 and int(self.prefix.tokens.max()) >= scores.size(1):
             raise ValueError(

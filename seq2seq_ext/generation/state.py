@@ -26,6 +26,18 @@ class SearchState(Protocol):
 StateT = TypeVar("StateT", bound=SearchState)
 
 
+class StepModel(Protocol[StateT]):
+    """What a search needs of a model."""
+
+    def start(self, source: Tensor, source_lengths: Tensor | None = None) -> StateT:
+        """Read the source: the state of every row before its first token."""
+        ...
+
+    def step(self, tokens: Tensor, state: StateT) -> tuple[Tensor, StateT]:
+        """One step: int64 ``(N,)`` -> logits ``(N, V)``, a fresh tensor, and the new state."""
+        ...
+
+
 def alignments_of(state: SearchState, argument: str) -> Tensor:
     """The latest step's alignments ``(N, S)``.
 

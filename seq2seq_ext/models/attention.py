@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from seq2seq_ext.models.config import Seq2SeqConfig
 from seq2seq_ext.models.encoder import EncoderOutput
-from seq2seq_ext.models.state import Memory, reverse_rows
+from seq2seq_ext.models.state import Memory, padding_mask, reverse_rows
 
 __all__ = ["Attention"]
 
@@ -93,7 +93,7 @@ class Attention(nn.Module):
             outputs = reverse_rows(outputs, encoded.lengths)
         keys = outputs if self.key is None else self.key(outputs)
         values = outputs if self.value is None else self.value(outputs)
-        return Memory(keys, values, encoded.lengths.cpu())
+        return Memory(keys, values, encoded.lengths.to(keys.device))
 
     def energies(self) -> dict[str, Any]:
         """How energies come about, as arguments of `seq2seq_ext.decoder.attention_decoder`."""
@@ -137,8 +137,7 @@ class Attention(nn.Module):
             # A step at a time: all sums at once would take T times the room of the keys.
             steps = [torch.tanh(query[:, None] + keys) @ how["v"] for query in asked]
             energies = torch.stack(steps)[:, :, None]
-        behind = torch.arange(keys.size(1)) >= lengths[:, None]
-        behind = behind[:, None].to(energies.device)
+        behind = padding_mask(lengths, keys.size(1))[:, None]
         near: Tensor | None = None
         if self.kind == "local_p":
             distance = self._distances(queries, lengths, keys.size(1))

@@ -12,14 +12,14 @@ from seq2seq_ext.models.config import Seq2SeqConfig
 
 
 class Memory(NamedTuple):
-    """What a decoder attends to.
+    """What a decoder attends to, all on one device, so that no step moves anything to it.
 
     Args:
         keys: (M, S, A).
         values: (M, S, C).
-        lengths: int64 (M,), on the CPU.
-        rows: int64 (B,) on the CPU, which of the M sources each row of the batch reads; None: its
-            own.  Hypotheses of one source share its keys and values.
+        lengths: int64 (M,).
+        rows: int64 (B,), which of the M sources each row of the batch reads; None: its own.
+            Hypotheses of one source share its keys and values.
         tokens: int64 (M, S), the sources', ``<pad>`` past the end, for a decoder that copies.
         extended_size: the vocabulary and the sources' unknown tokens, for such a decoder; else 0.
     """
@@ -33,21 +33,19 @@ class Memory(NamedTuple):
 
     def select(self, rows: Tensor) -> Memory:
         """The memory of the given rows of the batch, of which nothing is copied."""
-        rows = rows.cpu()
         return self._replace(rows=rows if self.rows is None else self.rows[rows])
 
     def gathered(self) -> tuple[Tensor, Tensor, Tensor]:
         """Keys, values and lengths with a row for each of the batch."""
         if self.rows is None:
             return self.keys, self.values, self.lengths
-        rows = self.rows.to(self.keys.device)
-        return self.keys[rows], self.values[rows], self.lengths[self.rows]
+        return self.keys[self.rows], self.values[self.rows], self.lengths[self.rows]
 
     def source_tokens(self) -> Tensor:
         """The sources' tokens with a row for each of the batch: int64 (B, S)."""
         if self.tokens is None:
             raise ValueError("memory must hold tokens for a decoder that copies, got None")
-        return self.tokens if self.rows is None else self.tokens[self.rows.to(self.tokens.device)]
+        return self.tokens if self.rows is None else self.tokens[self.rows]
 
 
 class DecoderState(NamedTuple):

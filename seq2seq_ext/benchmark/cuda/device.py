@@ -15,6 +15,7 @@ import seq2seq_ext
 from seq2seq_ext.benchmark.cuda.cudnn import Traits
 from seq2seq_ext.benchmark.timing import Call, Sample
 from seq2seq_ext.benchmark.workloads import ours_of
+from seq2seq_ext.cuda_graphs import capture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,27 +105,3 @@ def sample_by_events(call: Call, loops: int, event: Callable[[], Any] = _event) 
     end.synchronize()
     milliseconds: float = start.elapsed_time(end)
     return milliseconds / 1e3
-
-
-def capture(call: Call, *, warm_calls: int = 3) -> Call:
-    """A call that replays another as a CUDA graph; what it returns are always the same tensors.
-
-    Raises:
-        RuntimeError: if the call cannot be captured.
-    """
-    new_stream: Any = torch.cuda.Stream
-    stream = new_stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(warm_calls):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        result = call()
-
-    def replay() -> object:
-        graph.replay()
-        return result
-
-    return replay
