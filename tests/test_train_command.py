@@ -171,10 +171,11 @@ def test_a_checkpoint_of_two_processes_goes_on_in_one(data: Path, tmp_path: Path
     assert steps == [row["step"] for row in log(whole) if row["loss"]]
 
 
+@pytest.mark.parametrize("preset", ["luong2015", "gnmt"])
 def test_the_printed_config_prints_itself(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    preset: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--data", str(data), "--preset", "luong2015", "--model.dropout", "0.3"]
+    arguments = ["--data", str(data), "--preset", preset, "--model.dropout", "0.3"]
     assert main(["train", *arguments, "--print-config"]) == 0
     printed = capsys.readouterr().out
     assert "dropout: 0.3" in printed
@@ -199,6 +200,16 @@ def test_the_printed_config_prints_itself(
         ([], 1, "data.task or data.pairs must be given"),
         (["--data", "no/such.tsv"], 1, "No such file or directory: 'no/such.tsv'"),
         (["--data", "p.tsv", "--training.strategy", "tp"], 1, "strategy must be one of auto, ddp"),
+        (
+            ["--data", "{data}", "--out", "{data}-run", "--model.tie_embeddings", "all"],
+            1,
+            "model.tie_embeddings=all needs data.share_vocabulary=true, got false",
+        ),
+        (
+            ["--data", "{data}", "--out", "{data}-run", "--training.coverage_loss", "1"],
+            1,
+            "coverage_loss must be 0 without attention, got 1",
+        ),
     ],
 )
 def test_what_it_cannot_take_is_named_in_one_line(
@@ -274,6 +285,17 @@ def test_a_run_goes_by_its_own_vocabularies_and_its_own_data(
     assert main([*arguments, "--resume"]) == 1
     assert "dataset must be the one that the run was begun with" in capsys.readouterr().err
     assert (folder / "source_vocabulary.json").read_text() == kept
+
+
+def test_one_embedding_serves_both_sides(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = ["train", "--data", str(data), *TINY, "--out", str(folder)]
+    arguments += ["--data.share_vocabulary", "true", "--model.tie_embeddings", "all"]
+    arguments += ["--model.source_embedding_size", "16", "--model.target_embedding_size", "16"]
+    assert main(arguments) == 0
+    run = load_run(folder)
+    assert run.source_vocabulary == run.target_vocabulary
+    assert run.model.encoder.embedding.weight is run.model.decoder.output.weight
 
 
 def test_a_line_without_two_columns_is_named(

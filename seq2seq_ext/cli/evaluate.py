@@ -179,15 +179,17 @@ def evaluation_pairs(trained: training.Run, options: argparse.Namespace) -> Pair
             ) from error
         config = DataConfig(pairs="")  # which says nothing of how to read files
     vocabularies = trained.source_vocabulary, trained.target_vocabulary
+    copies = trained.model.config.copy
     config = replace(config, max_pairs=options.max_pairs or config.max_pairs)
     if options.data is None:
-        return load_set(config, options.set or "test", vocabularies, tell=_tell)
+        return load_set(config, options.set or "test", vocabularies, copies=copies, tell=_tell)
     paths = options.data[0] if len(options.data) == 1 else options.data
     return load_files(
         replace(config, format=options.format),
         paths,
         vocabularies,
         several_references=options.several_references,
+        copies=copies,
         tell=_tell,
     )
 

@@ -10,6 +10,7 @@ import torch
 
 from seq2seq_ext.cli.evaluate import evaluation_pairs
 from seq2seq_ext.cli.numbers import positive_int
+from seq2seq_ext.data.dataset import encode_source
 from seq2seq_ext.data.extras import check
 from seq2seq_ext.data.files import write_bytes_atomically
 from seq2seq_ext.training import Run, load_run
@@ -134,7 +135,9 @@ def _beams(run_: Run, text: str, num_beams: int) -> bytes:
     from seq2seq_ext.plots import beam_tree_as_png
 
     _check_text(text)
-    source = torch.tensor([run_.source_vocabulary.encode(text)])
+    copies = run_.model.config.copy
+    ids, unknown = encode_source(text, run_.source_vocabulary, copies=copies)
+    source = torch.tensor([ids])
     tree = beam_tree(
         run_.model.eval(),
         source,
@@ -143,7 +146,7 @@ def _beams(run_: Run, text: str, num_beams: int) -> bytes:
         max_new_tokens=room_for(source.size(1)),
         output_scores=True,
     )
-    return beam_tree_as_png(tree, run_.target_vocabulary.to_list(), text)
+    return beam_tree_as_png(tree, [*run_.target_vocabulary.to_list(), *unknown], text)
 
 
 def _check_text(text: str) -> None:

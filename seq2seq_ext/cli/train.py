@@ -20,7 +20,7 @@ from seq2seq_ext.data.files import write_bytes_atomically
 from seq2seq_ext.models import Seq2SeqConfig
 from seq2seq_ext.training.run import LOG_FILE, load_vocabularies, save_vocabularies
 
-PRESETS = ("cho2014", "sutskever2014", "bahdanau2015", "luong2015")
+PRESETS = ("cho2014", "sutskever2014", "bahdanau2015", "luong2015", "gnmt")
 _CONFIG = "config.yaml"
 _VOCAB_SIZES = {"source_vocab_size", "target_vocab_size"}
 _DATA = re.compile("^--data(?==|$)")
@@ -75,7 +75,8 @@ def run(options: argparse.Namespace) -> int:
     # A vocabulary that is learnt may come out otherwise elsewhere: a run keeps its own.
     goes_on = resume and (folder / FOLDER / LAST).exists()
     kept = load_vocabularies(folder) if goes_on else None
-    sets = load_data(data, vocabularies=kept, tell=console.print)
+    _check_vocabulary(data, config.model)
+    sets = load_data(data, vocabularies=kept, copies=config.model.copy, tell=console.print)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     model = new_model(sets.train, settings.seed, config.model)
@@ -107,6 +108,17 @@ def run(options: argparse.Namespace) -> int:
         console.print(f"run folder: {folder}")
     _leave_processes()
     return 0
+
+
+def _check_vocabulary(data: DataConfig, model: Any) -> None:
+    """Raise where a model needs one vocabulary and the data has two."""
+    wants = {
+        "model.copy=true": model.copy,
+        "model.tie_embeddings=all": model.tie_embeddings == "all",
+    }
+    for name, wanted in wants.items():
+        if wanted and not data.share_vocabulary:
+            raise ValueError(f"{name} needs data.share_vocabulary=true, got false")
 
 
 def _name_of(data: DataConfig) -> str:

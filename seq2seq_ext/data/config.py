@@ -36,6 +36,9 @@ class DataConfig:
         source_vocab_size: ids at most, the four special tokens counted; None takes all characters
             or words, and 8000 subwords.
         target_vocab_size: likewise of the targets.
+        share_vocabulary: whether sources and targets have one vocabulary, of the tokens of both,
+            as models with ``copy`` or ``tie_embeddings="all"`` need it. Its unit and its size are
+            those of one side, or of both alike.
         several_references: whether a source of the dev and test sets counts once, and any of its
             targets is right; None takes the task's own, or false.
         cache: a folder to keep the encoded training pairs in. With it they are not held in memory,
@@ -58,6 +61,7 @@ class DataConfig:
     target_unit: str | None = None
     source_vocab_size: int | None = None
     target_vocab_size: int | None = None
+    share_vocabulary: bool = False
     several_references: bool | None = None
     cache: str | None = None
 
@@ -81,6 +85,16 @@ class DataConfig:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or value < least):
                 raise ValueError(f"data.{name} must be at least {least}, got {value!r}")
+        if self.share_vocabulary:
+            for name in ("unit", "vocab_size"):
+                ours = {getattr(self, f"{side}_{name}") for side in ("source", "target")}
+                if len(ours - {None}) > 1:
+                    raise ValueError(
+                        f"data.source_{name} and data.target_{name} must be equal with "
+                        "data.share_vocabulary, got "
+                        f"{getattr(self, f'source_{name}')!r} and "
+                        f"{getattr(self, f'target_{name}')!r}"
+                    )
         if self.cache is not None:
             self._check_cache()
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from seq2seq_ext.data.vocabulary import Vocabulary
+from seq2seq_ext.models.copying import extend_source, extend_target
 
 # By the target's tokens: the share of texts that are wrong, and that of tokens (`error_rate`).
 _OTHER_NAMES = ("sequence error rate", "token error rate")
@@ -88,6 +89,50 @@ class Rows:
         return self.tokens[at].long().masked_fill_(~inside, padding), lengths
 
 
+def encode_source(
+    text: str, vocabulary: Vocabulary, *, copies: bool = False
+) -> tuple[list[int], list[str]]:
+    """Ids of a source, and its tokens that have them for this source alone.
+
+    Args:
+        text: the source.
+        vocabulary: encodes it.
+        copies: whether unknown tokens get ids behind the vocabulary's, for a model that copies;
+            else they are ``<unk>``.
+
+    Example:
+        >>> encode_source("oxé", Vocabulary("ox"), copies=True)
+        ([4, 5, 6], ['é'])
+    """
+    ids = vocabulary.encode(text)
+    if not copies:
+        return ids, []
+    return extend_source(vocabulary.tokenize(text), ids, len(vocabulary), vocabulary.unk_token_id)
+
+
+def encode_pair(
+    pair: tuple[str, str],
+    source_vocabulary: Vocabulary,
+    target_vocabulary: Vocabulary,
+    *,
+    copies: bool = False,
+) -> tuple[list[int], list[int]]:
+    """Ids of a source and of its target, with ``</s>`` behind the target's.
+
+    Args:
+        pair: the texts.
+        source_vocabulary: encodes the source.
+        target_vocabulary: encodes the target; with `copies` the same one.
+        copies: as of `encode_source`; unknown tokens of the target have the source's ids.
+    """
+    source, unknown = encode_source(pair[0], source_vocabulary, copies=copies)
+    target = target_vocabulary.encode(pair[1], add_eos=True)
+    if unknown:
+        tokens, unk = target_vocabulary.tokenize(pair[1]), target_vocabulary.unk_token_id
+        target = extend_target(tokens, target, unknown, len(target_vocabulary), unk)
+    return source, target
+
+
 class EncodedPairs(Dataset[Batch]):
     """Pairs of sequences, indexed by lists of rows.
 
@@ -141,6 +186,8 @@ class PairDataset(EncodedPairs):
         error_names: what the share of wrong texts and that of wrong tokens are called; None takes
             the names that go with the target's tokens, and says that the targets are text, which
             words and characters are counted of.
+        copies: whether tokens that the vocabulary lacks have ids in each source and its target,
+            for a model that copies; see `encode_source`.
 
     Raises:
         ValueError: if `references` are not as many as the pairs, or one is without text.
@@ -161,8 +208,10 @@ class PairDataset(EncodedPairs):
         *,
         references: Sequence[Sequence[str]] | None = None,
         error_names: tuple[str, str] | None = None,
+        copies: bool = False,
     ) -> None:
         self.pairs = list(pairs)
+        self.copies = copies
         if references is None:
             references = [(target,) for _, target in self.pairs]
         if len(references) != len(self.pairs) or not all(references):
@@ -175,9 +224,12 @@ class PairDataset(EncodedPairs):
         ]
         self.is_text = error_names is None
         self.error_names = error_names or _ERROR_NAMES.get(target_vocabulary.unit, _OTHER_NAMES)
-        super().__init__(
-            Rows.of([source_vocabulary.encode(source) for source, _ in self.pairs]),
-            Rows.of([target_vocabulary.encode(target, add_eos=True) for _, target in self.pairs]),
-            source_vocabulary,
-            target_vocabulary,
-        )
+        vocabularies = source_vocabulary, target_vocabulary
+        encoded = [encode_pair(pair, *vocabularies, copies=copies) for pair in self.pairs]
+        sources, targets = (Rows.of([ids[side] for ids in encoded]) for side in (0, 1))
+        super().__init__(sources, targets, *vocabularies)
+
+    def decode(self, row: int, ids: Sequence[int]) -> str:
+        """The text that a model wrote for the source of a row."""
+        unknown = self.source_vocabulary.unknown(self.pairs[row][0]) if self.copies else ()
+        return self.target_vocabulary.decode(ids, unknown)

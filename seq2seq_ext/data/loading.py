@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,13 +42,18 @@ class Sets(NamedTuple):
 
 
 def load_data(
-    config: DataConfig, *, vocabularies: Vocabularies | None = None, tell: Tell | None = None
+    config: DataConfig,
+    *,
+    vocabularies: Vocabularies | None = None,
+    copies: bool = False,
+    tell: Tell | None = None,
 ) -> Sets:
     """Read, split and encode.
 
     Args:
         config: what.
         vocabularies: of the sources and of the targets; None makes them of the training set.
+        copies: whether it is for a model that copies; see `PairDataset`.
         tell: is given a line on what was left out, if anything was; None logs it.
 
     Raises:
@@ -62,29 +67,33 @@ def load_data(
     task = _OTHER if config.task is None else TASKS[config.task]
     if config.cache is not None:
         split = Split([], *_files(config, read))
-        train, vocabularies = _cached(config, vocabularies, read)
+        train, vocabularies = _cached(config, vocabularies, copies, read)
     else:
         split = _split(config, task, read)
         if not split.train:
             raise ValueError(f"{config.name} has no pairs to train on")
         if vocabularies is None:
-            vocabularies = (
-                vocabulary_of(config, "source", (source for source, _ in split.train)),
-                vocabulary_of(config, "target", (target for _, target in split.train)),
-            )
-        train = PairDataset(split.train, *vocabularies, error_names=task.error_names)
+            vocabularies = vocabularies_of(config, lambda: iter(split.train))
+        train = PairDataset(split.train, *vocabularies, error_names=task.error_names, copies=copies)
     several = config.several_references
     if several is None:
         several = task.several_references
     dev, test = (
-        evaluation_set(pairs, vocabularies, several, task.error_names, config.max_pairs)
+        evaluation_set(
+            pairs, vocabularies, several, task.error_names, config.max_pairs, copies=copies
+        )
         for pairs in (split.dev, split.test)
     )
     return Sets(train, dev, test)
 
 
 def load_set(
-    config: DataConfig, name: str, vocabularies: Vocabularies, *, tell: Tell | None = None
+    config: DataConfig,
+    name: str,
+    vocabularies: Vocabularies,
+    *,
+    copies: bool = False,
+    tell: Tell | None = None,
 ) -> PairDataset:
     """One of the sets to measure a model on, without the training set.
 
@@ -92,6 +101,7 @@ def load_set(
         config: what the run was trained on.
         name: ``"dev"`` or ``"test"``.
         vocabularies: of the run.
+        copies: whether its model does; see `PairDataset`.
         tell: see `load_data`.
 
     Raises:
@@ -115,6 +125,7 @@ def load_set(
         task.several_references if several is None else several,
         task.error_names,
         config.max_pairs,
+        copies=copies,
     )
 
 
@@ -124,6 +135,7 @@ def load_files(
     vocabularies: Vocabularies,
     *,
     several_references: bool = False,
+    copies: bool = False,
     tell: Tell | None = None,
 ) -> PairDataset:
     """Pairs to measure a model on, from files that its run does not know of.
@@ -133,6 +145,7 @@ def load_files(
         paths: a file of pairs, or two files, as `DataConfig` has them.
         vocabularies: of the run.
         several_references: whether a source counts once, and any of its targets is right.
+        copies: whether the run's model does; see `PairDataset`.
         tell: see `load_data`.
 
     Raises:
@@ -143,7 +156,7 @@ def load_files(
     if not pairs:
         raise ValueError(f"{paths} has no pairs")
     names = None if config.task is None else TASKS[config.task].error_names
-    return evaluation_set(pairs, vocabularies, several_references, names)
+    return evaluation_set(pairs, vocabularies, several_references, names, copies=copies)
 
 
 def evaluation_set(
@@ -152,6 +165,8 @@ def evaluation_set(
     several_references: bool,
     error_names: tuple[str, str] | None = None,
     max_pairs: int | None = None,
+    *,
+    copies: bool = False,
 ) -> PairDataset:
     """Pairs to measure a model on, the first `max_pairs` of them, by a run's vocabularies."""
     references = None
@@ -159,21 +174,49 @@ def evaluation_set(
         pairs, references = merge_targets(pairs)
         references = references[:max_pairs]
     pairs = pairs[:max_pairs]
-    return PairDataset(pairs, *vocabularies, references=references, error_names=error_names)
+    return PairDataset(
+        pairs, *vocabularies, references=references, error_names=error_names, copies=copies
+    )
 
 
-def vocabulary_of(config: DataConfig, side: str, texts: Iterator[str]) -> Vocabulary:
-    """The vocabulary of one side, ``"source"`` or ``"target"``, from its texts."""
-    unit = getattr(config, f"{side}_unit")
-    max_size = getattr(config, f"{side}_vocab_size")
+def vocabularies_of(config: DataConfig, pairs: Callable[[], Iterator[Pair]]) -> Vocabularies:
+    """The vocabularies of sources and targets.
+
+    Args:
+        config: says of which units, how large, and whether they are one.
+        pairs: gives all pairs of texts, as often as it is asked.
+    """
+    if config.share_vocabulary:
+        both = _vocabulary_of(config, ("source", "target"), chain.from_iterable(pairs()))
+        return both, both
+    source = _vocabulary_of(config, ("source",), (source for source, _ in pairs()))
+    return source, _vocabulary_of(config, ("target",), (target for _, target in pairs()))
+
+
+def _vocabulary_of(config: DataConfig, sides: Sequence[str], texts: Iterator[str]) -> Vocabulary:
+    """The vocabulary of one side or of both, ``"source"`` and ``"target"``, from their texts."""
+    named = {name: _first(config, sides, name) for name in ("unit", "vocab_size")}
+    unit, max_size = named["unit"], named["vocab_size"]
     if unit is None:
         task = _OTHER if config.task is None else TASKS[config.task]
-        unit = task.target_unit if side == "target" else "char"
+        units = {"source": "char", "target": task.target_unit}
+        unit = units[sides[0]]
+        if any(units[side] != unit for side in sides):
+            raise ValueError(
+                f"data.share_vocabulary needs data.source_unit for {config.name}, whose sources "
+                f"are of {units['source']} and whose targets of {units['target']}"
+            )
     if unit == "char":
         return Vocabulary.from_texts(texts, max_size=max_size)
     if unit == "word":
         return WordVocabulary.from_texts(texts, max_size=max_size)
     return SubwordVocabulary.from_texts(texts, max_size=max_size, unit=unit)
+
+
+def _first(config: DataConfig, sides: Sequence[str], name: str) -> Any:
+    """What the config says of one of the sides; None where it says nothing."""
+    found = (getattr(config, f"{side}_{name}") for side in sides)
+    return next((value for value in found if value is not None), None)
 
 
 def _read(config: DataConfig, tell: Tell, paths: str | list[str]) -> Iterator[Pair]:
@@ -215,6 +258,7 @@ def _files(config: DataConfig, read: Callable[[Any], Iterator[Pair]]) -> list[li
 def _cached(
     config: DataConfig,
     vocabularies: Vocabularies | None,
+    copies: bool,
     read: Callable[[Any], Iterator[Pair]],
 ) -> tuple[EncodedPairs, Vocabularies]:
     """The training pairs in the cache, and their vocabularies; written where they are not there."""
@@ -230,13 +274,17 @@ def _cached(
             for side in ("source", "target")
         ],
     }
+    # What an older version has not known is left out where it says nothing: its caches stay.
+    about |= {"share_vocabulary": True} if config.share_vocabulary else {}
     folder = Path(str(config.cache)) / _digest(about)[:16]
     if vocabularies is None:
         vocabularies = _cached_vocabularies(folder, config)
+    about |= {"copies": True} if copies else {}
     about["vocabularies"] = _digest([vocabulary.to_json() for vocabulary in vocabularies])
     found = open_mapped(folder, *vocabularies, about)
     if found is None:
-        write_mapped(folder, islice(read(config.pairs), config.max_pairs), *vocabularies, about)
+        pairs = islice(read(config.pairs), config.max_pairs)
+        write_mapped(folder, pairs, *vocabularies, about, copies=copies)
         found = open_mapped(folder, *vocabularies, about)
         assert found is not None
     if not len(found):
@@ -246,16 +294,17 @@ def _cached(
 
 def _cached_vocabularies(folder: Path, config: DataConfig) -> Vocabularies:
     """Those in the folder, or those of the training pairs, which are then kept there."""
-    made: list[Vocabulary] = []
-    for i, side in enumerate(("source", "target")):
-        path = folder / f"{side}_vocabulary.json"
-        if not path.is_file():
+    paths = [folder / f"{side}_vocabulary.json" for side in ("source", "target")]
+    if not all(path.is_file() for path in paths):
+
+        def pairs() -> Iterator[Pair]:
             # Bad lines are told of when the pairs are encoded.
-            pairs = _read(config, lambda told: None, config.pairs or "")
-            texts = (pair[i] for pair in islice(pairs, config.max_pairs))
-            vocabulary_of(config, side, texts).save(path)
-        made.append(Vocabulary.load(path))
-    return made[0], made[1]
+            return islice(_read(config, lambda told: None, config.pairs or ""), config.max_pairs)
+
+        for path, vocabulary in zip(paths, vocabularies_of(config, pairs), strict=True):
+            vocabulary.save(path)
+    source, target = map(Vocabulary.load, paths)
+    return source, target
 
 
 def _digest(value: Any) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from seq2seq_ext.data.dataset import EncodedPairs, Rows
+from seq2seq_ext.data.dataset import EncodedPairs, Rows, encode_pair
 from seq2seq_ext.data.files import read_json, write_json_atomically
 from seq2seq_ext.data.split import Pair
 from seq2seq_ext.data.vocabulary import Vocabulary
@@ -34,7 +34,13 @@ _BUFFER = 1 << 20
 
 
 def write_mapped(
-    folder: Path, pairs: Iterable[Pair], source: Vocabulary, target: Vocabulary, about: Any
+    folder: Path,
+    pairs: Iterable[Pair],
+    source: Vocabulary,
+    target: Vocabulary,
+    about: Any,
+    *,
+    copies: bool = False,
 ) -> None:
     """Encode pairs, read once, into a folder, atomically file by file.
 
@@ -44,6 +50,7 @@ def write_mapped(
         source: encodes the sources.
         target: encodes the targets, to which ``</s>`` is added.
         about: what they were made from, as JSON can hold it.
+        copies: as of `encode_pair`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not _is_of(folder, about):  # else another process has just written the same
@@ -51,9 +58,11 @@ def write_mapped(
     writers = [_SideWriter(folder, side) for side in _SIDES]
     try:
         count = 0
-        for left, right in pairs:
-            writers[0].add(source.encode(left))
-            writers[1].add(target.encode(right, add_eos=True))
+        for pair in pairs:
+            for writer, ids in zip(
+                writers, encode_pair(pair, source, target, copies=copies), strict=True
+            ):
+                writer.add(ids)
             count += 1
         tokens = [writer.close() for writer in writers]
     except BaseException:

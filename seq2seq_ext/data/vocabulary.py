@@ -103,15 +103,23 @@ class Vocabulary:
             ids.append(self.eos_token_id)
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], unknown: Sequence[str] = ()) -> str:
         """The text up to the first ``</s>``; ``<pad>`` and ``<s>`` are left out.
 
         ``<unk>`` becomes U+FFFD, the replacement character.
 
+        Args:
+            ids: of the tokens.
+            unknown: tokens with ids behind the vocabulary's, those that a source alone has.
+
         Raises:
             ValueError: if an id is not in the vocabulary.
+
+        >>> Vocabulary("ox").decode([4, 5, 6, 3], ["\u00e9"])
+        'oxé'
         """
         tokens: list[str] = []
+        most = len(self) + len(unknown)
         for index in ids:
             if index == self.eos_token_id:
                 break
@@ -119,8 +127,10 @@ class Vocabulary:
                 tokens.append(REPLACEMENT)
             elif len(SPECIAL_TOKENS) <= index < len(self):
                 tokens.append(self.tokens[index - len(SPECIAL_TOKENS)])
+            elif len(self) <= index < most:
+                tokens.append(unknown[index - len(self)])
             elif index not in (self.pad_token_id, self.bos_token_id):
-                raise ValueError(f"ids must be in [0, {len(self)}), got {index}")
+                raise ValueError(f"ids must be in [0, {most}), got {index}")
         return self.detokenize(tokens)
 
     def normalise(self, text: str) -> str:

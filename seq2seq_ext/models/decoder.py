@@ -99,6 +99,8 @@ class Decoder(nn.Module):
         tokens: Tensor,
         state: DecoderState,
         lengths: Tensor | None = None,
+        *,
+        keep_alignments: bool = False,
     ) -> tuple[Tensor, DecoderState]:
         """Score every next token, the previous ones being given.
 
@@ -106,6 +108,8 @@ class Decoder(nn.Module):
             tokens: int64 ``(B, U)``, the previous tokens: ``<s>``, then the target but its last.
             state: the state before the first token.
             lengths: int64 ``(B,)``, how many steps of each row count; None runs all.
+            keep_alignments: whether the state that comes back has those of all steps, ``(U, B,
+                S)``, and not of the last one alone.
 
         Returns:
             Logits ``(B, U, target_vocab_size)`` (a transposed view of time-major memory; without
@@ -121,7 +125,9 @@ class Decoder(nn.Module):
         check_tokens("tokens", tokens, size)
         if lengths is not None:
             lengths = resolve_lengths("lengths", lengths, tokens, self.config.pad_token_id)
-        logits, state = self._run(tokens.t(), state, lengths)
+        logits, state, alignments = self._run(tokens.t(), state, lengths)
+        if keep_alignments:
+            state = state._replace(alignments=alignments)
         return logits.transpose(0, 1), state
 
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
@@ -129,13 +135,13 @@ class Decoder(nn.Module):
 
         The tokens are taken as they are: they come from a search over this decoder's own scores.
         """
-        logits, state = self._run(tokens[None], state, None)
+        logits, state, _ = self._run(tokens[None], state, None)
         return logits[0], state
 
     def _run(
         self, tokens: Tensor, state: DecoderState, lengths: Tensor | None
-    ) -> tuple[Tensor, DecoderState]:
-        """Tokens (U, B) -> logits (U, B, V)."""
+    ) -> tuple[Tensor, DecoderState, Tensor | None]:
+        """Tokens (U, B) -> logits (U, B, V), and alignments (U, B, S), the heads' mean."""
         if self.pointer is not None:  # a copied token may have no row in the embedding
             unknown = tokens >= self.config.target_vocab_size
             tokens = tokens.masked_fill(unknown, self.config.unk_token_id)
@@ -147,7 +153,7 @@ class Decoder(nn.Module):
             x = torch.cat((embedded, context), dim=-1)
         if self.attention is None:
             features, (h, c) = self.stack(x, (state.h, state.c), lengths)
-            return self._scores(features, embedded, state.context), state._replace(h=h, c=c)
+            return self._scores(features, embedded, state.context), state._replace(h=h, c=c), None
         if state.memory is None:
             raise ValueError("state must hold a memory for attention, got None")
         steps = self._attend(self.attention, x, state, state.memory, lengths)
@@ -156,7 +162,7 @@ class Decoder(nn.Module):
             logits = self.pointer(
                 logits, steps.context, steps.z, embedded, steps.alignments, state.memory
             )
-        return logits, steps.state
+        return logits, steps.state, steps.alignments.mean(2)
 
     def _scores(self, features: Tensor, embedded: Tensor, context: Tensor) -> Tensor:
         """Logits (U, B, V)."""

@@ -32,7 +32,8 @@ class Seq2SeqOutput(NamedTuple):
     """What a forward pass gives.
 
     Args:
-        loss: mean cross entropy over the target's tokens, padding left out; a scalar, in nats.
+        loss: mean cross entropy over the target's tokens, padding left out, and what `forward` was
+            asked to add; a scalar, in nats.
         logits: scores of every next token, ``(B, U, target_vocab_size)``; of a model that copies
             log-probabilities, of the sources' unknown tokens too.
         labels: int64 ``(B, U)``, the target with ``<pad>`` everywhere past its end.
@@ -104,6 +105,7 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
         *,
         teacher_forcing_ratio: float = 1.0,
         label_smoothing: float = 0.0,
+        coverage_loss: float = 0.0,
     ) -> Seq2SeqOutput:
         """Score the targets and compute the loss.
 
@@ -117,6 +119,10 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
                 decoder is fed the target's token and not its own best guess (scheduled sampling,
                 Bengio et al. 2015, arXiv 1506.03099). 1 runs all steps in one fused call.
             label_smoothing: share of each label's probability spread over the vocabulary.
+            coverage_loss: what the coverage loss is multiplied by before it is added to the loss:
+                the sum over the source's positions i of the smaller of a_ti and the sum of a_t'i
+                over t' < t, of the alignments a; a mean over the target's tokens (See, Liu &
+                Manning 2017, arXiv 1704.04368, equation 12).
 
         Raises:
             TypeError, ValueError: if an argument has another dtype, rank, size or range.
@@ -125,6 +131,8 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
             raise ValueError(
                 f"teacher_forcing_ratio must be in [0, 1], got {teacher_forcing_ratio}"
             )
+        if coverage_loss and self.config.attention == "none":
+            raise ValueError(f"coverage_loss must be 0 without attention, got {coverage_loss}")
         size = self.config.target_vocab_size
         check_tokens("target", target, size + (source.size(-1) if self.config.copy else 0))
         if source.dim() == 2 and source.size(0) != target.size(0):
@@ -141,10 +149,15 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
 
         state = self.start(source, source_lengths)
         if teacher_forcing_ratio == 1.0:
-            logits, _ = self.decoder(inputs, state, lengths)
+            keep = bool(coverage_loss)
+            logits, state = self.decoder(inputs, state, lengths, keep_alignments=keep)
+            alignments = state.alignments
         else:
-            logits = self._sample_schedule(inputs, state, teacher_forcing_ratio)
-        return Seq2SeqOutput(self._loss(logits, labels, mask, label_smoothing), logits, labels)
+            logits, alignments = self._sample_schedule(inputs, state, teacher_forcing_ratio)
+        loss = self._loss(logits, labels, mask, label_smoothing)
+        if coverage_loss and alignments is not None:
+            loss = loss + coverage_loss * _coverage_loss(alignments, mask)
+        return Seq2SeqOutput(loss, logits, labels)
 
     def start(self, source: Tensor, source_lengths: Tensor | None = None) -> DecoderState:
         """Read the source: the decoder's state before its first token."""
@@ -197,23 +210,30 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
             return None
         return decoding.search(self.decoder, state, options)
 
-    def _sample_schedule(self, inputs: Tensor, state: DecoderState, ratio: float) -> Tensor:
-        """Logits (B, U, V), each input token the target's with probability `ratio`."""
+    def _sample_schedule(
+        self, inputs: Tensor, state: DecoderState, ratio: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits (B, U, V), each input token the target's with probability `ratio`, and the
+        alignments (U, B, S)."""
         from_target = torch.rand(inputs.shape, device=inputs.device) < ratio
         steps: list[Tensor] = []
+        alignments: list[Tensor] = []
         for t in range(inputs.size(1)):
             tokens = inputs[:, t]
             if t > 0:
                 tokens = torch.where(from_target[:, t], tokens, steps[-1].argmax(-1))
             logits, state = self.decoder.step(tokens, state)
             steps.append(logits)
+            if state.alignments is not None:
+                alignments.append(state.alignments)
         # Stacked time-major, as the fused call leaves its logits.
-        return torch.stack(steps).transpose(0, 1)
+        return torch.stack(steps).transpose(0, 1), torch.stack(alignments) if alignments else None
 
-    @staticmethod
-    def _loss(logits: Tensor, labels: Tensor, mask: Tensor, label_smoothing: float) -> Tensor:
+    def _loss(self, logits: Tensor, labels: Tensor, mask: Tensor, label_smoothing: float) -> Tensor:
         # Masked by position, not by value: a <pad> inside a target is a token like any other.
         ignore = -100
+        if self.config.copy and label_smoothing:
+            return self._smoothed_loss(logits, labels, mask, label_smoothing)
         by_time = labels.masked_fill(mask, ignore).t().reshape(-1)
         total = functional.cross_entropy(
             logits.transpose(0, 1).flatten(0, 1),
@@ -223,3 +243,21 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
             reduction="sum",
         )
         return total / (~mask).sum().clamp(min=1)
+
+    def _smoothed_loss(
+        self, logits: Tensor, labels: Tensor, mask: Tensor, label_smoothing: float
+    ) -> Tensor:
+        """The loss where unknown tokens of other sources, which cannot come, are among the classes:
+        what is spread goes to the vocabulary's tokens alone."""
+        scores = logits.log_softmax(-1)
+        chosen = scores.gather(2, labels[..., None])[..., 0]
+        spread = scores[..., : self.config.target_vocab_size].mean(-1)
+        losses = -torch.lerp(chosen, spread, label_smoothing)
+        return losses.masked_fill(mask, 0).sum() / (~mask).sum().clamp(min=1)
+
+
+def _coverage_loss(alignments: Tensor, mask: Tensor) -> Tensor:
+    """Of alignments (U, B, S), and a mask (B, U) of what lies behind the targets' ends."""
+    before = alignments.cumsum(0) - alignments
+    overlap = torch.minimum(alignments, before).sum(-1).t()
+    return overlap.masked_fill(mask, 0).sum() / (~mask).sum().clamp(min=1)

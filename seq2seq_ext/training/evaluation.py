@@ -90,7 +90,7 @@ def evaluate(model: Seq2Seq, dataset: PairDataset, *, batch_size: int = 256) -> 
             free = model.generate(source, source_lengths, max_new_tokens=max(room))
             right += int(count_correct_tokens(free, target, target_lengths))
             for row, ids, limit in zip(rows, free.tolist(), room, strict=True):
-                predictions[row] = dataset.target_vocabulary.decode(ids[:limit])
+                predictions[row] = dataset.decode(row, ids[:limit])
     tokens = int(dataset.target.lengths.sum())
     return Evaluation(
         loss=loss,

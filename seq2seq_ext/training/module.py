@@ -187,6 +187,7 @@ class Seq2SeqModule(lightning.LightningModule):
                 options.teacher_forcing_schedule, progress, final=options.teacher_forcing_ratio
             ),
             label_smoothing=options.label_smoothing,
+            coverage_loss=options.coverage_loss,
         )
         self._latest = Seq2SeqOutput(*(value.detach() for value in output))
         loss = part.weight * output.loss

@@ -37,6 +37,8 @@ class TrainingOptions:
         weight_decay: of the optimiser.
         gradient_clip: largest norm of all gradients together; 0 leaves them as they are.
         label_smoothing: share of each label's probability spread over the vocabulary.
+        coverage_loss: what the loss of sources that are read twice is multiplied by, for models
+            with attention; see `Seq2Seq.forward`.
         teacher_forcing_ratio: see `Seq2Seq.forward`; the last one of a schedule that falls to it.
         teacher_forcing_schedule: ``"constant"``, ``"linear"``, ``"exponential"`` or
             ``"inverse_sigmoid"``, see `teacher_forcing`.
@@ -84,6 +86,7 @@ class TrainingOptions:
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
     label_smoothing: float = 0.1
+    coverage_loss: float = 0.0
     teacher_forcing_ratio: float = 1.0
     teacher_forcing_schedule: str = "constant"
     risk_weight: float = 0.0
@@ -133,6 +136,7 @@ class TrainingOptions:
             ("weight_decay", 0.0, math.inf),
             ("gradient_clip", 0.0, math.inf),
             ("label_smoothing", 0.0, 1.0),
+            ("coverage_loss", 0.0, math.inf),
             ("teacher_forcing_ratio", 0.0, 1.0),
             ("risk_weight", 0.0, 1.0),
             ("risk_sharpness", 0.0, math.inf),

@@ -27,9 +27,11 @@ import torch
 from torch import Tensor
 
 from seq2seq_ext.data import Vocabulary
+from seq2seq_ext.data.dataset import encode_source
 from seq2seq_ext.data.extras import require
 from seq2seq_ext.data.files import read_json, write_bytes_atomically, write_json_atomically
 from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig
+from seq2seq_ext.models.copying import extended_tokens
 from seq2seq_ext.nn import prepack
 from seq2seq_ext.training.int8 import narrowed, widened
 
@@ -84,7 +86,8 @@ class Run:
         """Convert texts, greedily unless options say otherwise; the model is in eval mode then.
 
         Args:
-            texts: sources; tokens without an id are read as ``<unk>``.
+            texts: sources; tokens without an id are read as ``<unk>``, and written as they are by
+                a model that copies.
             batch_size: texts at once; results do not depend on it.
             **options: of `GenerationOptions`. ``max_new_tokens`` is by default `room_for` of each
                 text's length.
@@ -110,7 +113,9 @@ class Run:
         self, texts: Sequence[str], batch_size: int, options: Mapping[str, Any]
     ) -> list[list[Hypothesis]]:
         self.model.eval()
-        encoded = [torch.tensor(self.source_vocabulary.encode(t), dtype=torch.int64) for t in texts]
+        copies = self.model.config.copy
+        read = [encode_source(text, self.source_vocabulary, copies=copies) for text in texts]
+        encoded = [torch.tensor(ids, dtype=torch.int64) for ids, _ in read]
         device = next(self.model.parameters()).device
         written = self.target_vocabulary.to_list()
         results: list[list[Hypothesis]] = [[] for _ in texts]
@@ -134,12 +139,12 @@ class Run:
                 zip(output.sequences.tolist(), output.lengths.tolist(), strict=True)
             ):
                 row = rows[k // each]
-                alignments = output.alignments
+                alignments, unknown = output.alignments, read[row][1]
                 results[row].append(
                     Hypothesis(
-                        self.target_vocabulary.decode(ids),
+                        self.target_vocabulary.decode(ids, unknown),
                         known[k],
-                        [written[i] for i in ids[:length]],
+                        extended_tokens(ids[:length], written, unknown),
                         None if alignments is None else alignments[k, :length, : len(encoded[row])],
                     )
                 )
