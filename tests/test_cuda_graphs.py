@@ -38,6 +38,7 @@ EVERY_MODEL = MODELS | {
         "residual": 1,
     },
     "copying": {"attention": "general", "copy": True, "coverage": False},
+    "variants": {"attention": "additive", "input_feeding": True, "layer_norm": True},
     "by steps": {"attention": "local_p", "input_feeding": True},
 }
 

@@ -60,6 +60,15 @@ MODELS = {
         "attention_query": "previous",
         "output": "maxout",
     },
+    "variants": {
+        "cell": "lstm",
+        "layer_norm": True,
+        "peephole": True,
+        "cell_clip": 2.0,
+        "learn_initial_state": True,
+        "attention": "additive",
+        "input_feeding": True,
+    },
 }
 
 needs_onnx = pytest.mark.skipif(

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-CELLS = ("rnn", "lstm", "gru")
-NONLINEARITIES = ("tanh", "relu")
+from seq2seq_ext.models.cells import CellConfig
+
 BRIDGES = ("copy", "dense", "context", "zeros")
 BRIDGE_NONLINEARITIES = ("tanh", "relu", "none")
 OUTPUTS = ("linear", "maxout")
@@ -31,7 +31,7 @@ TIES = ("none", "decoder", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seq2SeqConfig:
+class Seq2SeqConfig(CellConfig):
     """Shape and wiring of a `Seq2Seq` model.
 
     Args:
@@ -58,6 +58,21 @@ class Seq2SeqConfig:
         nonlinearity: ``"tanh"`` or ``"relu"``; read where ``cell="rnn"``.
         reset_after: where the GRU's reset gate acts: after the recurrent product (True, the order
             of cuDNN and `torch.nn.GRU`) or on the state before it (False, Cho et al. 2014).
+        layer_norm: whether the sums of the gates are normalized, and an LSTM's cell. This and the
+            fields up to `coupled` are `seq2seq_ext.variants.Variant`'s, for the encoder and the
+            decoder.
+        zoneout: probability that a unit of h keeps its old value.
+        cell_zoneout: that one of an LSTM's c does.
+        recurrent_dropout: probability of dropping units of h on the way to the gates, or
+            candidates:
+        recurrent_dropout_kind: ``"state"`` or ``"candidate"``.
+        weight_drop: probability of dropping a recurrent weight.
+        hard_sigmoid: whether gates are of straight lines.
+        peephole: whether an LSTM's gates see its cell.
+        cell_clip: largest magnitude of an LSTM's cell.
+        coupled: whether an LSTM's input gate is 1 - f.
+        forget_bias: where the biases of an LSTM's forget gate begin.
+        learn_initial_state: whether the encoder's first state is a parameter, and not zeros.
         dropout: probability of dropping an element of the embeddings, of the outputs between
             layers and of the input of the output layer, in training.
         context_size: if given, the context vector is ``c = tanh(V h)`` of this size; if None, it
@@ -119,7 +134,6 @@ class Seq2SeqConfig:
 
     source_vocab_size: int
     target_vocab_size: int
-    cell: str = "gru"
     source_embedding_size: int = 64
     target_embedding_size: int = 64
     encoder_hidden_size: int = 256
@@ -131,8 +145,6 @@ class Seq2SeqConfig:
     residual: int = 0
     reverse_source: bool = False
     source_eos: bool = False
-    nonlinearity: str = "tanh"
-    reset_after: bool = True
     dropout: float = 0.0
     context_size: int | None = None
     context_every_step: bool = False
@@ -157,6 +169,7 @@ class Seq2SeqConfig:
     eos_token_id: int = 3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in (
             "source_vocab_size",
             "target_vocab_size",
@@ -183,7 +196,6 @@ class Seq2SeqConfig:
             "bidirectional",
             "reverse_source",
             "source_eos",
-            "reset_after",
             "context_every_step",
             "input_feeding",
             "coverage",
@@ -191,8 +203,6 @@ class Seq2SeqConfig:
         ):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be a bool, got {getattr(self, name)!r}")
-        self._check_choice("cell", CELLS)
-        self._check_choice("nonlinearity", NONLINEARITIES)
         self._check_choice("output", OUTPUTS)
         self._check_choice("attention", ATTENTIONS)
         self._check_choice("attention_query", QUERIES)
@@ -519,16 +529,17 @@ class Seq2SeqConfig:
         """Whether steps that follow one another are those of the fused decoder.
 
         `seq2seq_ext.decoder.attention_decoder` has no window and no attentional vector without
-        tanh; such steps go through `seq2seq_ext.models.stepwise`.
+        tanh, and its cells are plain; other steps go through `seq2seq_ext.models.stepwise`.
         """
         special = self.attention == "local_p" or self.attentional_nonlinearity != "tanh"
-        return self.feeds_back and not special
+        return self.feeds_back and not special and not self.variants
 
     @property
     def decoding_is_fused(self) -> bool:
         """Whether ``csrc/decoding.h`` knows all that a step of the decoder does."""
         known_attention = self.attention != "local_p" and self.attention_query != "first_layer"
-        return known_attention and self.attentional_nonlinearity == "tanh" and not self.copy
+        plain = self.attentional_nonlinearity == "tanh" and not self.copy and not self.variants
+        return known_attention and plain
 
     @property
     def feed_size(self) -> int:
@@ -588,11 +599,6 @@ class Seq2SeqConfig:
             raise TypeError(f"{name} must be an int, got {value!r}")
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-
-    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
-        value = getattr(self, name)
-        if value not in choices:
-            raise ValueError(f"{name} must be one of {list(choices)}, got {value!r}")
 
     def _check_special_tokens(self) -> None:
         names = ("pad_token_id", "unk_token_id", "bos_token_id", "eos_token_id")

@@ -15,7 +15,7 @@ from seq2seq_ext.models.attention import Attention
 from seq2seq_ext.models.config import Seq2SeqConfig
 from seq2seq_ext.models.context_fed import ContextFedStack
 from seq2seq_ext.models.copying import PointerGenerator
-from seq2seq_ext.models.layers import RecurrentStack
+from seq2seq_ext.models.layers import RecurrentStack, one_draw
 from seq2seq_ext.models.state import DecoderState, Memory, check_tokens, resolve_lengths
 from seq2seq_ext.models.stepwise import AttendedSteps, attend_step_by_step
 
@@ -189,17 +189,18 @@ class Decoder(nn.Module):
             return AttendedSteps(self._combined(z, context), z, context, alignments, state)
         last = self.config.attention_query == "current"
         if not self.config.steps_are_fused:
-            return attend_step_by_step(
-                self.stack,
-                attention,
-                self._combined,
-                x,
-                state,
-                memory,
-                query_first=not last,
-                combined_feeds=self.combine is not None,
-                lengths=lengths,
-            )
+            with one_draw(self.stack, x.size(1)):
+                return attend_step_by_step(
+                    self.stack,
+                    attention,
+                    self._combined,
+                    x,
+                    state,
+                    memory,
+                    query_first=not last,
+                    combined_feeds=self.combine is not None,
+                    lengths=lengths,
+                )
         out = self.combine if last else None
         result = self.stack.attend(
             x,

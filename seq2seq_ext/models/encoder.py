@@ -67,6 +67,7 @@ class Encoder(nn.Module):
             num_layers=lower,
             bidirectional=config.bidirectional,
             residual=config.residual,
+            learn_initial_state=config.learn_initial_state,
         )
         self.upper: RecurrentStack | None = None
         if lower < config.encoder_num_layers:
@@ -77,6 +78,7 @@ class Encoder(nn.Module):
                 hidden_size=config.encoder_hidden_size,
                 num_layers=config.encoder_num_layers - lower,
                 residual=config.residual and max(config.residual - lower, 1),
+                learn_initial_state=config.learn_initial_state,
             )
         self.context = (
             None

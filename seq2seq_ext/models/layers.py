@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from seq2seq_ext.functional import dropout_mask
 from seq2seq_ext.models.config import Seq2SeqConfig
 from seq2seq_ext.models.state import Memory
 from seq2seq_ext.nn import GRU, LSTM, RNN
+from seq2seq_ext.nn.variant_layers import stack_of
 from seq2seq_ext.variants.stack import biases_of
 
 
@@ -32,6 +35,7 @@ class RecurrentStack(nn.Module):
         num_layers: int,
         bidirectional: bool = False,
         residual: int = 0,
+        learn_initial_state: bool = False,
     ) -> None:
         """A stack.
 
@@ -42,10 +46,14 @@ class RecurrentStack(nn.Module):
             num_layers: depth.
             bidirectional: whether it also reads from the end to the start.
             residual: the first layer whose input is added to its output; 0: none.
+            learn_initial_state: whether the state that it begins with where none is given is a
+                parameter.
         """
         super().__init__()
         self.residual = residual if residual < num_layers else 0
-        variants: Any = {"residual": self.residual} if self.residual else {}
+        variants: Any = config.variants
+        variants |= {"residual": self.residual} if self.residual else {}
+        variants |= {"learn_initial_state": True} if learn_initial_state else {}
         # torch.nn warns about dropout in a single layer, where it has no place to act.
         dropout = float(config.dropout) if num_layers > 1 else 0.0
         self.rnn: LSTM | GRU | RNN
@@ -79,6 +87,19 @@ class RecurrentStack(nn.Module):
                 **variants,
             )
         self.has_cell_state = config.cell == "lstm"
+        if config.forget_bias is not None:
+            self._begin_forgetting(config.forget_bias, first=0 if config.coupled else hidden_size)
+
+    @torch.no_grad()
+    def _begin_forgetting(self, bias: float, first: int) -> None:
+        """Let the biases of the forget gates, whose rows are from `first` on, sum up to `bias`.
+
+        As the layers' own ``forget_bias``, with which they would not be plain.
+        """
+        for name, parameter in self.rnn.named_parameters():
+            if name.startswith("bias_"):
+                rows = slice(first, first + self.rnn.hidden_size)
+                parameter[rows] = bias if name.startswith("bias_ih") else 0.0
 
     def forward(
         self,
@@ -142,3 +163,25 @@ class RecurrentStack(nn.Module):
             residual=self.residual,
             **attention,
         )
+
+
+@contextmanager
+def one_draw(module: nn.Module, batch_size: int) -> Iterator[None]:
+    """Within, all calls of the stacks in `module` have the noise of one sequence.
+
+    Of recurrent dropout of states and of dropped weights, which are drawn once for a sequence: its
+    steps may be a call each. What differs from step to step is drawn in every call.
+
+    Args:
+        module: in training mode; in evaluation mode nothing is drawn.
+        batch_size: rows of all calls.
+    """
+    stacks = [m.rnn for m in module.modules() if isinstance(m, RecurrentStack) and m.training]
+    drawn = [rnn for rnn in stacks if rnn._variant is not None and "_drawn" not in rnn.__dict__]
+    for rnn in drawn:
+        rnn.__dict__["_drawn"] = stack_of(rnn).drawn(batch_size)
+    try:
+        yield
+    finally:
+        for rnn in drawn:
+            del rnn.__dict__["_drawn"]

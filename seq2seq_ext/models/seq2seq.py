@@ -18,6 +18,7 @@ from seq2seq_ext.models.bridge import Bridge
 from seq2seq_ext.models.config import Seq2SeqConfig
 from seq2seq_ext.models.decoder import Decoder
 from seq2seq_ext.models.encoder import Encoder, EncoderOutput
+from seq2seq_ext.models.layers import one_draw
 from seq2seq_ext.models.state import (
     DecoderState,
     Memory,
@@ -153,7 +154,8 @@ class Seq2Seq(nn.Module, GenerationMixin[DecoderState]):
             logits, state = self.decoder(inputs, state, lengths, keep_alignments=keep)
             alignments = state.alignments
         else:
-            logits, alignments = self._sample_schedule(inputs, state, teacher_forcing_ratio)
+            with one_draw(self.decoder, inputs.size(0)):
+                logits, alignments = self._sample_schedule(inputs, state, teacher_forcing_ratio)
         loss = self._loss(logits, labels, mask, label_smoothing)
         if coverage_loss and alignments is not None:
             loss = loss + coverage_loss * _coverage_loss(alignments, mask)

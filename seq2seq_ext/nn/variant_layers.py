@@ -214,7 +214,10 @@ def directions_of(layer: Any) -> list[Direction]:
 
 
 def stack_of(layer: Any) -> Stack:
-    """The layer's weights and settings as they are now."""
+    """The layer's weights and settings as they are now, or as they were drawn for a sequence."""
+    drawn: Stack | None = layer.__dict__.get("_drawn")
+    if drawn is not None:
+        return drawn
     sizes = None
     if getattr(layer, "_sizes", None) is not None:
         gru = layer._cell == "gru"  # whose state is not projected

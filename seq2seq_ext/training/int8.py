@@ -33,7 +33,7 @@ def narrowed(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tenso
         for name, layer in model.named_modules()
         if isinstance(layer, (LSTM, GRU, RNN))
         for parameter, weight in layer.named_parameters()
-        if weight.dim() == 2 and weight.dtype == torch.float32
+        if parameter.startswith("weight_") and weight.dtype == torch.float32
     }
     if not matrices:
         raise ValueError("model must hold recurrent layers of float32 to be kept in 8 bits")

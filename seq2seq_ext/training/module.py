@@ -303,7 +303,8 @@ class Seq2SeqModule(lightning.LightningModule):
             (state["model"], model, tuple(model)),
         ):
             for name in names:
-                was, now = before[name], present[name]
+                # A field that the checkpoint's version did not know was not there to be changed.
+                was, now = before.get(name, present[name]), present[name]
                 if was != now:
                     raise ValueError(
                         f"{name} must stay {was!r} in a run that is resumed, got {now!r}"

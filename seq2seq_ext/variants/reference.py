@@ -151,7 +151,7 @@ def steps(
         b_hn = dense(b_hn) if b_hn is not None and b_hn.dim() > 1 else b_hn
         resets = None if resets is None else dense(resets)
     elif lengths is not None:
-        running = torch.arange(len(x), device=x.device)[:, None] < lengths.to(x.device)
+        running = torch.arange(x.size(0), device=x.device)[:, None] < lengths.to(x.device)
         x = torch.where(running[..., None], x, 0)  # in the gradient 0 * NaN would bring it back
     else:
         running = x.new_ones(x.shape[:2], dtype=torch.bool)

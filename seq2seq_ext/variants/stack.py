@@ -85,6 +85,8 @@ class Stack:
             they do not.
         h_0, c_0: learnt initial states, sized as :attr:`state_size` with B = 1.
         packed: the matrices once more, for calls that need no gradient.
+        masks: for each direction what h is multiplied by on its way to the gates, (B, P), where
+            that has been drawn.
     """
 
     directions: Sequence[Direction]
@@ -96,6 +98,30 @@ class Stack:
     h_0: Tensor | None = None
     c_0: Tensor | None = None
     packed: PackedStack | None = None
+    masks: Sequence[Tensor] | None = None
+
+    def drawn(self, batch_size: int) -> Stack:
+        """The same after drawing what lasts for a whole call, for a call of each step."""
+        variant = self.variant
+        if not self.training or not (variant.weight_drop or variant.state_dropout):
+            return self
+        directions = [
+            w._replace(w_hh=_dropped(w.w_hh, variant.weight_drop)) if variant.weight_drop else w
+            for w in self.directions
+        ]
+        masks = None
+        if variant.state_dropout:
+            masks = [
+                dropout(w.w_hh.new_ones(batch_size, w.w_hh.size(1)), variant.state_dropout)
+                for w in directions
+            ]
+        return replace(
+            self,
+            directions=directions,
+            variant=replace(variant, weight_drop=0.0),
+            masks=masks,
+            packed=None,
+        )
 
     def to(self, dtype: torch.dtype) -> Stack:
         """The same with all weights and learnt states in another dtype, nothing packed."""
@@ -109,6 +135,7 @@ class Stack:
             h_0=as_dtype(self.h_0),
             c_0=as_dtype(self.c_0),
             packed=None,
+            masks=None if self.masks is None else [mask.to(dtype) for mask in self.masks],
         )
 
     @property
@@ -256,7 +283,7 @@ class Stack:
         # In gradients of w_ih 0 * NaN would bring the padding back.  Lengths on the CPU would wait
         # for a GPU: beside those, what stands there has to be finite.
         if lengths is not None and lengths.device == x.device:
-            inside = torch.arange(len(x), device=x.device)[:, None] < lengths
+            inside = torch.arange(x.size(0), device=x.device)[:, None] < lengths
             x = torch.where(inside[..., None], x, 0)
         first_h, first_c = self._per_direction(h_0, 0), self._per_direction(c_0, 1)
         h_n: list[Tensor] = []
@@ -282,7 +309,7 @@ class Stack:
                     w_hr=w.w_hr,
                     h_0=h,
                     c_0=c,
-                    h_mask=self._state_mask(gates, w, h),
+                    h_mask=self._state_mask(index, gates, w, h),
                     peephole=w.peephole,
                     norm_hh=w.norm_hh,
                     norm_c=w.norm_c,
@@ -326,8 +353,12 @@ class Stack:
         limit, h = self.variant.proj_clip, linear(state, cast("Tensor", w.w_hr))
         return h if limit is None else h.clamp(-limit, limit)
 
-    def _state_mask(self, gates: Tensor, w: Direction, h: Tensor | None) -> Tensor | None:
+    def _state_mask(
+        self, index: int, gates: Tensor, w: Direction, h: Tensor | None
+    ) -> Tensor | None:
         """What h is multiplied by on its way to the gates: the same for a whole call."""
+        if self.masks is not None:
+            return self.masks[index]
         if not self.training or not self.variant.state_dropout:
             return None
         B = gates.size(1) if h is None else h.size(0)
