@@ -348,6 +348,10 @@ def command_in(file, *arguments):
         (["a", "--resume"], 2, "--resume needs -o with a file"),
         (["nothing", "-o", "out"], 1, "No such file or directory: 'nothing'"),
         (["{words}", "-o", "out", "--input-format", "jsonl"], 1, "line 1 of "),
+        (["a", "--device", "tpu"], 2, "--device: expected cpu, cuda or cuda:N, got 'tpu'"),
+        (["a", "--device", "cuda:x"], 2, "--device: expected cpu, cuda or cuda:N, got 'cuda:x'"),
+        (["a", "--device", "cuda:99"], 2, "--device: torch sees "),
+        (["a", "--cuda-graph"], 2, "--cuda-graph needs --device cuda, got cpu"),
     ],
 )
 def test_wrong_use_is_one_line(

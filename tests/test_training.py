@@ -317,6 +317,8 @@ def test_saving_over_an_older_run_replaces_it(tmp_path):
     save_run(tmp_path, a_run(hidden_size=8))
     save_run(tmp_path, a_run(hidden_size=16))
     assert load_run(tmp_path).model.config.encoder_hidden_size == 16
+    elsewhere = load_run(tmp_path, device="meta").model
+    assert {parameter.device.type for parameter in elsewhere.parameters()} == {"meta"}
 
 
 @needs_safetensors

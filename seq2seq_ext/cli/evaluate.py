@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seq2seq_ext import training
+from seq2seq_ext.cli.devices import add_device
 from seq2seq_ext.cli.numbers import finite_float, positive_int
 from seq2seq_ext.data import DataConfig, PairDataset, load_files, load_set
 from seq2seq_ext.data.files import write_bytes_atomically, write_json_atomically
@@ -79,6 +80,7 @@ def add_parser(subcommands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument(
         "--batch-size", type=positive_int, default=256, metavar="N", help="texts at once (256)"
     )
+    add_device(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table here too")
     parser.add_argument(
@@ -101,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
         error("--data takes one or two files, and no --set beside it")
     if options.several_references and options.data is None:
         error("--several-references needs --data; a run's own sets know of theirs")
-    trained = training.load_run(options.folder)
+    trained = training.load_run(options.folder, device=options.device)
     pairs = evaluation_pairs(trained, options)
     loss, forced = training.evaluate_teacher_forced(
         trained.model, pairs, batch_size=options.batch_size

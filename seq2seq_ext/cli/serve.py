@@ -6,6 +6,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
+from seq2seq_ext.cli.devices import add_device
 from seq2seq_ext.cli.numbers import (
     non_negative_float,
     non_negative_int,
@@ -64,6 +65,7 @@ def add_parser(subcommands: argparse._SubParsersAction[argparse.ArgumentParser])
         help="port; 0: a free one (8000)",
     )
     parser.add_argument("--threads", type=positive_int, metavar="N", help="threads that compute")
+    add_device(parser)
     for field in fields(ServingOptions):
         kind = positive_int if isinstance(field.default, int) else positive_float
         parser.add_argument(
@@ -95,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
 
         torch.set_num_threads(options.threads)
     limits = ServingOptions(**{f.name: getattr(options, f.name) for f in fields(ServingOptions)})
-    runs = {name: load_run(folder) for name, folder in folders.items()}
+    runs = {name: load_run(folder, device=options.device) for name, folder in folders.items()}
     serve(
         runs,
         limits,

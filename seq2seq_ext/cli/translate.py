@@ -11,6 +11,7 @@ from typing import Any
 from seq2seq_ext.bulk import FORMATS, BulkOptions, convert, format_of, translate_file
 from seq2seq_ext.bulk.lines import windows
 from seq2seq_ext.bulk.shards import Shard
+from seq2seq_ext.cli.devices import add_device
 from seq2seq_ext.cli.numbers import finite_float, positive_int
 from seq2seq_ext.training import Run, load_run
 
@@ -98,6 +99,12 @@ def add_parser(subcommands: argparse._SubParsersAction[argparse.ArgumentParser])
         "--resume", action="store_true", help="go on with -o where it was interrupted"
     )
     parser.add_argument("--threads", type=positive_int, metavar="N", help="threads that compute")
+    add_device(parser)
+    parser.add_argument(
+        "--cuda-graph",
+        action="store_true",
+        help="on a GPU make every step of the search one launch",
+    )
     parser.set_defaults(run=run, parser=parser)
 
 
@@ -108,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
         import torch
 
         torch.set_num_threads(options.threads)
-    trained = load_run(options.folder)
+    trained = load_run(options.folder, device=options.device)
     source, words = options.file, options.words
     if options.output is not None and words:
         (source,), words = words, []
@@ -150,6 +157,8 @@ def _check(options: argparse.Namespace) -> None:
         error(f"--n-best must be at most --num-beams, {options.num_beams}, got {options.n_best}")
     if options.length_penalty is not None and options.num_beams == 1:
         error("--length-penalty needs --num-beams above 1, got 1")
+    if options.cuda_graph and options.device == "cpu":
+        error("--cuda-graph needs --device cuda, got cpu")
     if options.output is not None and len(options.words) > 1:
         error(f"with -o one file is read, got {len(options.words)}")
     if options.resume and options.output in (None, "-"):
@@ -160,6 +169,8 @@ def _how(options: argparse.Namespace, source: str, output: str, window: int) -> 
     search: dict[str, Any] = {"num_beams": options.num_beams}
     if options.length_penalty is not None:
         search["length_penalty"] = options.length_penalty
+    if options.cuda_graph:
+        search["cuda_graph"] = True
     return BulkOptions(
         input_format=options.input_format or format_of(source),
         output_format=options.output_format or format_of(output),

@@ -231,9 +231,13 @@ def load_vocabularies(folder: Path) -> tuple[Vocabulary, Vocabulary] | None:
     return Vocabulary.load(folder / _SOURCE), Vocabulary.load(folder / _TARGET)
 
 
-def load_run(folder: str | os.PathLike[str]) -> Run:
-    """Read what `save_run` wrote; the model is in eval mode, on the CPU, and prepacked where its
-    weights were kept in 8 bits.
+def load_run(folder: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> Run:
+    """Read what `save_run` wrote; the model is in eval mode.
+
+    Args:
+        folder: the run's.
+        device: where the model goes. On the CPU it is prepacked where its weights were kept in 8
+            bits; elsewhere they are float32 again.
 
     Raises:
         FileNotFoundError: if there is no such folder or it lacks a file.
@@ -279,7 +283,8 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     for name, kept in model.tied_weights.items():
         weights[name] = weights[kept]
     model.load_state_dict(weights)
-    if is_narrow:
+    model.to(device)
+    if is_narrow and torch.device(device).type == "cpu":
         prepack(model, torch.int8)
     return Run(
         model.eval(),
