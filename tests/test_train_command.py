@@ -298,6 +298,24 @@ def test_one_embedding_serves_both_sides(data: Path, tmp_path: Path) -> None:
     assert run.model.encoder.embedding.weight is run.model.decoder.output.weight
 
 
+def test_embeddings_begin_with_the_vectors_of_a_file(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("a 0.5 -0.5\nb 1 2\nx 3 4\n")
+    arguments = ["train", "--data", str(data), *TINY, "--source-vectors", str(vectors)]
+    arguments += ["--target-vectors", str(vectors), "--freeze-vectors", "true"]
+    arguments += ["--model.target_embedding_size", "2", "--out", str(tmp_path / "run")]
+    assert main(arguments) == 1
+    assert "must be a token and 64 numbers, got 2" in capsys.readouterr().err
+    assert main([*arguments, "--model.source_embedding_size", "2"]) == 0
+    assert "has vectors of 2 of the 8 source tokens" in capsys.readouterr().out
+    run = load_run(tmp_path / "run")
+    for side, part in (("source", run.model.encoder), ("target", run.model.decoder)):
+        ids = getattr(run, f"{side}_vocabulary").convert_tokens_to_ids("ab")
+        assert part.embedding.weight[ids].tolist() == [[0.5, -0.5], [1.0, 2.0]]
+
+
 def test_a_line_without_two_columns_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

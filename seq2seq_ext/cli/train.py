@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import torch
 
 from seq2seq_ext import training
 from seq2seq_ext.cli.learning import measured_run, new_model
-from seq2seq_ext.data import DataConfig, load_data
+from seq2seq_ext.data import DataConfig, EncodedPairs, load_data
 from seq2seq_ext.data.extras import check
 from seq2seq_ext.data.files import write_bytes_atomically
-from seq2seq_ext.models import Seq2SeqConfig
+from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig, read_token_vectors, set_embeddings
 from seq2seq_ext.training.run import LOG_FILE, load_vocabularies, save_vocabularies
 
 PRESETS = ("cho2014", "sutskever2014", "bahdanau2015", "luong2015", "gnmt")
@@ -80,6 +80,8 @@ def run(options: argparse.Namespace) -> int:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     model = new_model(sets.train, settings.seed, config.model)
+    for told in _load_vectors(model, sets.train, config):
+        console.print(told)
     if first:
         write_bytes_atomically(folder / _CONFIG, text.encode())
         save_vocabularies(folder, sets.train.source_vocabulary, sets.train.target_vocabulary)
@@ -119,6 +121,21 @@ def _check_vocabulary(data: DataConfig, model: Any) -> None:
     for name, wanted in wants.items():
         if wanted and not data.share_vocabulary:
             raise ValueError(f"{name} needs data.share_vocabulary=true, got false")
+
+
+def _load_vectors(model: Seq2Seq, train_set: EncodedPairs, config: Any) -> Iterator[str]:
+    """Put vectors of files into the embeddings; tells what each file had."""
+    for side, part, vocabulary in (
+        ("source", model.encoder, train_set.source_vocabulary),
+        ("target", model.decoder, train_set.target_vocabulary),
+    ):
+        path = config[f"{side}_vectors"]
+        if path is None:
+            continue
+        tokens = vocabulary.to_list()
+        vectors, found = read_token_vectors(path, tokens, size=part.embedding.embedding_dim)
+        set_embeddings(part.embedding, vectors, found, freeze=config.freeze_vectors)
+        yield f"{path} has vectors of {int(found.sum()):,} of the {len(tokens):,} {side} tokens"
 
 
 def _name_of(data: DataConfig) -> str:
@@ -167,6 +184,15 @@ def _new_parser(preset: str | None) -> Any:
     parser.add_argument("--resume", action="store_true", help="go on with the run in the folder")
     parser.add_argument("--out", type=str | None, help="run folder (runs/, and the data's name)")
     parser.add_argument("--threads", type=int | None, help="CPU threads (torch's choice)")
+    for side in ("source", "target"):
+        parser.add_argument(
+            f"--{side}-vectors",
+            type=str | None,
+            help=f"a text file of vectors (word2vec, GloVe) in which the {side} embedding begins",
+        )
+    parser.add_argument(
+        "--freeze-vectors", type=bool, default=False, help="whether such an embedding stays"
+    )
     parser.add_argument("--preset", choices=PRESETS, help="whose model the defaults are")
     parser.add_class_arguments(DataConfig, "data")
     parser.add_class_arguments(Seq2SeqConfig, "model", skip=_VOCAB_SIZES)
