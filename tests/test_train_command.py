@@ -298,6 +298,21 @@ def test_one_embedding_serves_both_sides(data: Path, tmp_path: Path) -> None:
     assert run.model.encoder.embedding.weight is run.model.decoder.output.weight
 
 
+def test_another_dev_set_does_not_go_on(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dev = tmp_path / "dev.tsv"
+    dev.write_text("abc\tcbaa\nbad\tdabb\n")
+    arguments = ["train", "--data", str(data), "--data.dev", str(dev), "--data.test", "0"]
+    arguments += [*TINY[4:], "--threads", "1", "--out", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    (tmp_path / "run" / "metrics.json").unlink()  # as if it had not ended
+    dev.write_text("abc\tcbaa\ndab\tbadd\n")
+    capsys.readouterr()
+    assert main([*arguments, "--resume"]) == 1
+    assert "dev must be the set that the run was begun with" in capsys.readouterr().err
+
+
 def test_embeddings_begin_with_the_vectors_of_a_file(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

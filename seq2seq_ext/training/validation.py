@@ -50,13 +50,20 @@ class Validation(StepCallback):
     def state_dict(self) -> dict[str, Any]:
         """What is kept over an interruption."""
         return {
+            "data": self.dataset.fingerprint,
             "best": self.best,
             "since_best": self.since_best,
             "since_reduction": self.since_reduction,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go back to what `state_dict` gave."""
+        """Go back to what `state_dict` gave.
+
+        Raises:
+            ValueError: if it was of another dev set, whose figures do not compare with this one's.
+        """
+        if state_dict.get("data", self.dataset.fingerprint) != self.dataset.fingerprint:
+            raise ValueError("dev must be the set that the run was begun with")
         self.best = state_dict["best"]
         self.since_best = state_dict["since_best"]
         self.since_reduction = state_dict["since_reduction"]
