@@ -67,6 +67,19 @@ def test_attention_has_a_row_for_every_token(client):
         assert sum(row) == pytest.approx(1, abs=1e-3)
 
 
+def test_a_model_that_copies_answers_with_what_it_copied():
+    runs = {"copying": new_run(attention="general", input_feeding=True, copy=True)}
+    with torch.no_grad():
+        runs["copying"].model.decoder.pointer.from_context.bias.fill_(-50)  # it always copies
+    body = {"text": "\u00e9!\u00e9", "attention": True, "max_new_tokens": 4}
+    with TestClient(serving.create_app(runs, ServingOptions(**LIMITS))) as client:
+        (result,) = client.post("/translate", json=body).json()["results"]
+    assert result["source_tokens"] == ["\u00e9", "!", "\u00e9"]
+    (best,) = result["n_best"]
+    assert set(best["tokens"]) <= {"\u00e9", "!"}
+    assert best["text"] == "".join(best["tokens"])
+
+
 def test_models_and_health_and_metrics(client):
     assert client.get("/health").json() == {"status": "ok"}
     about = client.get("/models").json()

@@ -20,7 +20,9 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import ClientDisconnect
 
+from seq2seq_ext.data.dataset import encode_source
 from seq2seq_ext.generation import GenerationOptions
+from seq2seq_ext.models.copying import extended_tokens
 from seq2seq_ext.serving.batching import Batcher, QueueFullError
 from seq2seq_ext.serving.metrics import Metrics
 from seq2seq_ext.serving.options import ServingOptions
@@ -100,8 +102,10 @@ class Service:
         name = next(iter(self.runs)) if asked.model is None else asked.model
         if name not in self.runs:
             raise Refusal(404, "model", f"model must be one of {list(self.runs)}")
-        sources = [self.runs[name].source_vocabulary.encode(text) for text in asked.texts]
-        queued = self._queue(name, asked, [len(source) for source in sources])
+        run = self.runs[name]
+        vocabulary, copies = run.source_vocabulary, run.model.config.copy
+        sources = [encode_source(text, vocabulary, copies=copies) for text in asked.texts]
+        queued = self._queue(name, asked, [len(ids) for ids, _ in sources])
         best = await self._results(request, queued, started)
         self.metrics.texts.labels(name).inc(len(sources))
         tokens = self._source_tokens[name]
@@ -110,10 +114,14 @@ class Service:
             "results": [
                 {
                     "source": text,
-                    **({"source_tokens": [tokens[i] for i in ids]} if asked.attention else {}),
+                    **(
+                        {"source_tokens": extended_tokens(ids, tokens, unknown)}
+                        if asked.attention
+                        else {}
+                    ),
                     "n_best": [_described(each) for each in hypotheses if each.tokens],
                 }
-                for text, ids, hypotheses in zip(asked.texts, sources, best, strict=True)
+                for text, (ids, unknown), hypotheses in zip(asked.texts, sources, best, strict=True)
             ],
             "seconds": round(time.perf_counter() - started, 6),
         }
