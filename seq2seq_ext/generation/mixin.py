@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Generic, Literal, Protocol, overload
+from typing import Any, Generic, Literal, overload
 
 import torch
 from torch import Tensor
@@ -13,22 +13,9 @@ from seq2seq_ext.generation.graphs import search_by_graphs
 from seq2seq_ext.generation.greedy import TokenStep, greedy_search, most_probable, search_tokens
 from seq2seq_ext.generation.options import GenerationOptions
 from seq2seq_ext.generation.output import GenerationOutput
-from seq2seq_ext.generation.processors import ForcedPrefix, SpecialTokens
+from seq2seq_ext.generation.processors import ForcedPrefix, GenerationTokens, SpecialTokens
 from seq2seq_ext.generation.sampling import Sampler, repeated, sample
 from seq2seq_ext.generation.state import StateT
-
-
-class GenerationTokens(Protocol):
-    """What `generate` reads of a model's config."""
-
-    @property
-    def pad_token_id(self) -> int: ...
-
-    @property
-    def bos_token_id(self) -> int: ...
-
-    @property
-    def eos_token_id(self) -> int: ...
 
 
 class GenerationMixin(Generic[StateT]):
@@ -144,7 +131,7 @@ class GenerationMixin(Generic[StateT]):
             return output if return_dict_in_generate else output.sequences
         assert state is not None
         arguments: dict[str, Any] = {
-            **_special_tokens(self.config)._asdict(),
+            **SpecialTokens.of(self.config)._asdict(),
             "decoder_input_ids": decoder_input_ids,
             "device": source.device,
         }
@@ -194,7 +181,7 @@ class GenerationMixin(Generic[StateT]):
             raise ValueError(f"num_beams must be 1 to stream tokens, got {options.num_beams}")
         if options.cuda_graph:
             raise ValueError("cuda_graph must be False to stream tokens, got True")
-        batch_size, device, special = source.size(0), source.device, _special_tokens(self.config)
+        batch_size, device, special = source.size(0), source.device, SpecialTokens.of(self.config)
         prefix = ForcedPrefix.read(decoder_input_ids, batch_size, special, device)
         times = options.num_return_sequences
         with torch.no_grad():
@@ -221,12 +208,8 @@ class GenerationMixin(Generic[StateT]):
             return None
         with torch.cuda.device(source.device):
             return search_by_graphs(
-                self, source, source_lengths, options, _special_tokens(self.config)
+                self, source, source_lengths, options, SpecialTokens.of(self.config)
             )
-
-
-def _special_tokens(config: GenerationTokens) -> SpecialTokens:
-    return SpecialTokens(config.pad_token_id, config.bos_token_id, config.eos_token_id)
 
 
 def _real_positions(source: Tensor, source_lengths: Tensor | None, pad_token_id: int) -> Tensor:

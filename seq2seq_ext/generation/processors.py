@@ -7,7 +7,7 @@ again, so that the scores of the others stay the model's own.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,12 +15,30 @@ from torch import Tensor
 from seq2seq_ext.generation.options import GenerationOptions
 
 
+class GenerationTokens(Protocol):
+    """What a search reads of a model's config."""
+
+    @property
+    def pad_token_id(self) -> int: ...
+
+    @property
+    def bos_token_id(self) -> int: ...
+
+    @property
+    def eos_token_id(self) -> int: ...
+
+
 class SpecialTokens(NamedTuple):
-    """The ids that a search knows."""
+    """The ids that a search knows, in the order in which its operators take them."""
 
     pad_token_id: int
     bos_token_id: int
     eos_token_id: int
+
+    @classmethod
+    def of(cls, config: GenerationTokens) -> SpecialTokens:
+        """Those of a model's config."""
+        return cls(config.pad_token_id, config.bos_token_id, config.eos_token_id)
 
 
 class ForcedPrefix(NamedTuple):

@@ -14,6 +14,7 @@ from torch.nn.functional import linear
 from seq2seq_ext.decoder.packed import HEAD, NOTHING, DecoderLayout, PackedDecoder, Sources
 from seq2seq_ext.generation.options import GenerationOptions
 from seq2seq_ext.generation.output import GenerationOutput
+from seq2seq_ext.generation.processors import SpecialTokens
 from seq2seq_ext.models.config import Seq2SeqConfig
 from seq2seq_ext.models.decoder import Decoder
 from seq2seq_ext.models.layers import RecurrentStack
@@ -84,7 +85,7 @@ def search(
         _sources(decoder, state, weights[1]),
         (state.h, state.c),
         options,
-        (config.pad_token_id, config.bos_token_id, config.eos_token_id),
+        SpecialTokens.of(config),
     )
     if made is None:
         return None

@@ -21,6 +21,7 @@ from seq2seq_ext.decoder.packed import (
 )
 from seq2seq_ext.generation.options import GenerationOptions
 from seq2seq_ext.generation.output import GenerationOutput
+from seq2seq_ext.generation.processors import SpecialTokens
 from seq2seq_ext.kernels import translate_op
 from seq2seq_ext.models import decoding, encoding
 from seq2seq_ext.models.bridge import Bridge
@@ -56,8 +57,7 @@ def translate(
     slots, weights = found
     if weights[0].dtype not in (torch.float32, torch.float64):
         return None
-    special = (config.pad_token_id, config.bos_token_id, config.eos_token_id)
-    arguments = search_arguments(options, special)
+    arguments = search_arguments(options, SpecialTokens.of(config))
     try:
         made = slots.packed.translate(weights, source, lengths, arguments)
     except (RuntimeError, TypeError):
