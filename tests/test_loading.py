@@ -209,9 +209,9 @@ def test_a_cache_is_written_once_and_anew_for_other_data(
     written: list[Path] = []
     write = mapped.write_mapped
 
-    def counted(folder: Path, *arguments: Any) -> None:
+    def counted(folder: Path, *arguments: Any, **options: Any) -> None:
         written.append(folder)
-        write(folder, *arguments)
+        write(folder, *arguments, **options)
 
     monkeypatch.setattr("seq2seq_ext.data.loading.write_mapped", counted)
     vocabularies = Vocabulary("lower"), Vocabulary("x")
