@@ -28,7 +28,7 @@ from seq2seq_ext.data.vocabulary import REPLACEMENT
 from seq2seq_ext.generation import Ensemble
 from seq2seq_ext.models import Seq2Seq, Seq2SeqConfig
 from seq2seq_ext.models.copying import extend_source, extend_target, extended_tokens
-from seq2seq_ext.training import load_run
+from seq2seq_ext.training import Run, load_run
 
 PAD, UNK, BOS, EOS = range(4)
 WORDS = ["<pad>", "<unk>", "<s>", "</s>", "a", "b", "c", "d"]
@@ -210,6 +210,24 @@ def test_unknown_pieces_of_subwords_are_copied(unit: str) -> None:
     assert "".join(unknown) == "éx"
     assert max(ids) == len(vocabulary) + len(unknown) - 1
     assert vocabulary.decode(ids, unknown) == "low éx"
+
+
+def test_nothing_of_another_source_is_written() -> None:
+    """However wide the search, and however little there is to write."""
+    vocabulary = WordVocabulary(["a"])
+    torch.manual_seed(0)
+    config = Seq2SeqConfig(source_vocab_size=5, target_vocab_size=5, attention="dot", copy=True)
+    run = Run(Seq2Seq(config), vocabulary, vocabulary)
+    texts = ["a", "x y z", "y", "a a a"]
+    for text, best in zip(
+        texts, run.n_best(texts, 12, num_beams=12, max_new_tokens=2), strict=True
+    ):
+        assert len(best) == 12
+        for hypothesis in best:
+            assert set(hypothesis.tokens) <= {"a", "<unk>", "</s>", *text.split()}
+    options: dict[str, Any] = {"do_sample": True, "seed": 0, "max_new_tokens": 3}
+    for text, drawn in zip(texts, run.n_best(texts, 20, **options), strict=True):
+        assert {t for h in drawn for t in h.tokens} <= {"a", "<unk>", "</s>", *text.split()}
 
 
 def test_a_data_set_decodes_by_its_sources() -> None:

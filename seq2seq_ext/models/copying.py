@@ -61,7 +61,8 @@ class PointerGenerator(nn.Module):
         Returns:
             (T, B, memory.extended_size), natural logarithms. A token that nothing points to has
             the logarithm of the smallest number of its dtype, not -inf, so that gradients are
-            finite.
+            finite. Where none are formed, as in a search, the unknown tokens of other sources,
+            which this one cannot write, have -inf.
         """
         gate = self.from_context(context) + self.from_state(z) + self.from_token(embedded)
         tokens = memory.source_tokens()
@@ -72,6 +73,9 @@ class PointerGenerator(nn.Module):
         copied = copied.clamp(min=torch.finfo(copied.dtype).tiny).log() + logsigmoid(-gate)
         written = logits.log_softmax(-1) + logsigmoid(gate)
         known, unknown = copied[..., :V], copied[..., V:]
+        if not torch.is_grad_enabled() and unknown.size(-1):
+            there = torch.zeros_like(copied[0], dtype=torch.bool).scatter(1, tokens, True)
+            unknown = unknown.masked_fill(~there[:, V:], -torch.inf)
         return torch.cat((torch.logaddexp(written, known), unknown), dim=-1)
 
 
