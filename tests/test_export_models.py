@@ -222,6 +222,8 @@ def test_wrong_arguments_are_named(tmp_path, monkeypatch):
     run = new_run()
     with pytest.raises(ValueError, match=r"format must be one of .* got 'tflite'"):
         export_run(run, tmp_path / "out", "tflite")
+    with pytest.raises(ValueError, match=r"copy=False to be traced.* got copy=True"):
+        traced(new_run(attention="general", copy=True).model)
     with pytest.raises(ValueError, match=r"dtype must be None or torch\.int8, got torch\.int16"):
         save_run(tmp_path / "out", run, dtype=torch.int16)
     with pytest.raises(ValueError, match="recurrent layers of float32"):

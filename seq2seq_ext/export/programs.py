@@ -41,9 +41,17 @@ def traced(model: Seq2Seq) -> Programs:
         model: on the CPU, in float32 or float64; it is put into evaluation mode.
 
     The graphs hold this package's operators as nodes.
+
+    Raises:
+        ValueError: if the model copies: how many tokens it can write differs from batch to batch.
     """
     model.eval()
     config = model.config
+    if config.copy:
+        raise ValueError(
+            "model must have copy=False to be traced: how many tokens a model that copies can "
+            "write differs from batch to batch, got copy=True"
+        )
     B, T = torch.export.Dim("B"), torch.export.Dim("T")
     first = config.unk_token_id
     source = torch.full((_B, _T), first, dtype=torch.int64)
