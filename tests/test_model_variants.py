@@ -7,20 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from test_models import SMALL
 from torch import Tensor
 
 from seq2seq_ext import GRU, LSTM, RNN, Seq2Seq, Seq2SeqConfig, prepack
 from seq2seq_ext.models.layers import RecurrentStack, one_draw
 
 BOS, EOS = 2, 3
-SMALL = {
-    "source_vocab_size": 11,
-    "target_vocab_size": 9,
-    "source_embedding_size": 5,
-    "target_embedding_size": 6,
-    "encoder_hidden_size": 7,
-    "decoder_hidden_size": 8,
-}
 CELLS: dict[str, dict[str, Any]] = {
     "lstm_norm": {"cell": "lstm", "layer_norm": True, "zoneout": 0.1, "cell_zoneout": 0.2},
     "lstm_peephole": {

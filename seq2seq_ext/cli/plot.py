@@ -10,7 +10,6 @@ import torch
 
 from seq2seq_ext.cli.evaluate import evaluation_pairs
 from seq2seq_ext.cli.numbers import positive_int
-from seq2seq_ext.data.dataset import encode_source
 from seq2seq_ext.data.extras import check
 from seq2seq_ext.data.files import write_bytes_atomically
 from seq2seq_ext.training import Run, load_run
@@ -135,8 +134,7 @@ def _beams(run_: Run, text: str, num_beams: int) -> bytes:
     from seq2seq_ext.plots import beam_tree_as_png
 
     _check_text(text)
-    copies = run_.model.config.copy
-    ids, unknown = encode_source(text, run_.source_vocabulary, copies=copies)
+    ids, unknown = run_.encode(text)
     source = torch.tensor([ids])
     tree = beam_tree(
         run_.model.eval(),

@@ -195,8 +195,7 @@ def vocabularies_of(config: DataConfig, pairs: Callable[[], Iterator[Pair]]) -> 
 
 def _vocabulary_of(config: DataConfig, sides: Sequence[str], texts: Iterator[str]) -> Vocabulary:
     """The vocabulary of one side or of both, ``"source"`` and ``"target"``, from their texts."""
-    named = {name: _first(config, sides, name) for name in ("unit", "vocab_size")}
-    unit, max_size = named["unit"], named["vocab_size"]
+    unit, max_size = _first(config, sides, "unit"), _first(config, sides, "vocab_size")
     if unit is None:
         task = _OTHER if config.task is None else TASKS[config.task]
         units = {"source": "char", "target": task.target_unit}

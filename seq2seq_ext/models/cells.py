@@ -52,15 +52,16 @@ class CellConfig:
     def __post_init__(self) -> None:
         self._check_choice("cell", CELLS)
         self._check_choice("nonlinearity", NONLINEARITIES)
-        for field in fields(CellConfig):
+        for field in fields(self):  # of what is derived from this too
             value = getattr(self, field.name)
             if isinstance(field.default, bool):
                 if not isinstance(value, bool):
                     raise TypeError(f"{field.name} must be a bool, got {value!r}")
-            elif field.default is None or isinstance(field.default, float):
-                known = isinstance(value, (int, float)) and not isinstance(value, bool)
-                if not known and not (value is None and field.default is None):
-                    raise TypeError(f"{field.name} must be a number, got {value!r}")
+            elif isinstance(field.default, float):
+                self._check_number(field.name)
+        for name in ("cell_clip", "forget_bias"):
+            if getattr(self, name) is not None:
+                self._check_number(name)
         if not 0.0 <= self.cell_zoneout < 1.0:  # a layer would call it zoneout
             raise ValueError(
                 "cell_zoneout must be a probability of at least 0 and below 1, "
@@ -80,6 +81,11 @@ class CellConfig:
         if self.zoneout or self.cell_zoneout:
             found["zoneout"] = (self.zoneout, self.cell_zoneout)
         return found
+
+    def _check_number(self, name: str) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{name} must be a number, got {value!r}")
 
     def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
         value = getattr(self, name)

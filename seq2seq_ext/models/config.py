@@ -192,17 +192,6 @@ class Seq2SeqConfig(CellConfig):
         ):
             if getattr(self, name) is not None:
                 self._check_positive(name)
-        for name in (
-            "bidirectional",
-            "reverse_source",
-            "source_eos",
-            "context_every_step",
-            "input_feeding",
-            "coverage",
-            "copy",
-        ):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be a bool, got {getattr(self, name)!r}")
         self._check_choice("output", OUTPUTS)
         self._check_choice("attention", ATTENTIONS)
         self._check_choice("attention_query", QUERIES)
@@ -211,8 +200,6 @@ class Seq2SeqConfig(CellConfig):
         self._check_choice("bridge_nonlinearity", BRIDGE_NONLINEARITIES)
         if self.bridge is not None:
             self._check_choice("bridge", BRIDGES)
-        if isinstance(self.dropout, bool) or not isinstance(self.dropout, (int, float)):
-            raise TypeError(f"dropout must be a number, got {self.dropout!r}")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         self._check_special_tokens()

@@ -15,7 +15,7 @@ from seq2seq_ext.functional import dropout_mask
 from seq2seq_ext.models.config import Seq2SeqConfig
 from seq2seq_ext.models.state import Memory
 from seq2seq_ext.nn import GRU, LSTM, RNN
-from seq2seq_ext.nn.variant_layers import stack_of
+from seq2seq_ext.nn.variant_layers import set_forget_bias, stack_of
 from seq2seq_ext.variants.stack import biases_of
 
 
@@ -87,19 +87,8 @@ class RecurrentStack(nn.Module):
                 **variants,
             )
         self.has_cell_state = config.cell == "lstm"
-        if config.forget_bias is not None:
-            self._begin_forgetting(config.forget_bias, first=0 if config.coupled else hidden_size)
-
-    @torch.no_grad()
-    def _begin_forgetting(self, bias: float, first: int) -> None:
-        """Let the biases of the forget gates, whose rows are from `first` on, sum up to `bias`.
-
-        As the layers' own ``forget_bias``, with which they would not be plain.
-        """
-        for name, parameter in self.rnn.named_parameters():
-            if name.startswith("bias_"):
-                rows = slice(first, first + self.rnn.hidden_size)
-                parameter[rows] = bias if name.startswith("bias_ih") else 0.0
+        if config.forget_bias is not None:  # as an argument it would make a variant of the layers
+            set_forget_bias(self.rnn, config.forget_bias)
 
     def forward(
         self,

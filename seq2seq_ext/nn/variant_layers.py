@@ -185,13 +185,20 @@ def reset_parameters(layer: Any) -> None:
                 nn.init.ones_(parameter)
         if getattr(layer, "bias_c" + end, None) is not None:
             nn.init.zeros_(getattr(layer, "bias_c" + end))
-        if layer._variant.forget_bias is not None:
-            first = 0 if layer._variant.coupled else H
-            getattr(layer, "bias_ih" + end)[first : first + H] = layer._variant.forget_bias
-            getattr(layer, "bias_hh" + end)[first : first + H] = 0.0
+    if layer._variant.forget_bias is not None:
+        set_forget_bias(layer, layer._variant.forget_bias)
     for name in ("h_0", "c_0"):
         if getattr(layer, name, None) is not None:
             nn.init.zeros_(getattr(layer, name))
+
+
+@torch.no_grad()
+def set_forget_bias(layer: Any, bias: float) -> None:
+    """Let both biases of the forget gates of an LSTM or its cell sum up to `bias`."""
+    for _, _, H, end in layers_of(layer):
+        first = 0 if layer._cell == "coupled_lstm" else H
+        getattr(layer, "bias_ih" + end)[first : first + H] = bias
+        getattr(layer, "bias_hh" + end)[first : first + H] = 0.0
 
 
 def directions_of(layer: Any) -> list[Direction]:

@@ -20,7 +20,6 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import ClientDisconnect
 
-from seq2seq_ext.data.dataset import encode_source
 from seq2seq_ext.generation import GenerationOptions
 from seq2seq_ext.models.copying import extended_tokens
 from seq2seq_ext.serving.batching import Batcher, QueueFullError
@@ -102,9 +101,7 @@ class Service:
         name = next(iter(self.runs)) if asked.model is None else asked.model
         if name not in self.runs:
             raise Refusal(404, "model", f"model must be one of {list(self.runs)}")
-        run = self.runs[name]
-        vocabulary, copies = run.source_vocabulary, run.model.config.copy
-        sources = [encode_source(text, vocabulary, copies=copies) for text in asked.texts]
+        sources = [self.runs[name].encode(text) for text in asked.texts]
         queued = self._queue(name, asked, [len(ids) for ids, _ in sources])
         best = await self._results(request, queued, started)
         self.metrics.texts.labels(name).inc(len(sources))

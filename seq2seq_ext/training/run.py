@@ -80,6 +80,10 @@ class Run:
     settings: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
+    def encode(self, text: str) -> tuple[list[int], list[str]]:
+        """A source as the model reads it; see `encode_source`."""
+        return encode_source(text, self.source_vocabulary, copies=self.model.config.copy)
+
     def translate(
         self, texts: Sequence[str], *, batch_size: int = 256, **options: Any
     ) -> list[str]:
@@ -113,8 +117,7 @@ class Run:
         self, texts: Sequence[str], batch_size: int, options: Mapping[str, Any]
     ) -> list[list[Hypothesis]]:
         self.model.eval()
-        copies = self.model.config.copy
-        read = [encode_source(text, self.source_vocabulary, copies=copies) for text in texts]
+        read = [self.encode(text) for text in texts]
         encoded = [torch.tensor(ids, dtype=torch.int64) for ids, _ in read]
         device = next(self.model.parameters()).device
         written = self.target_vocabulary.to_list()

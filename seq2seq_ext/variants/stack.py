@@ -111,10 +111,7 @@ class Stack:
         ]
         masks = None
         if variant.state_dropout:
-            masks = [
-                dropout(w.w_hh.new_ones(batch_size, w.w_hh.size(1)), variant.state_dropout)
-                for w in directions
-            ]
+            masks = [self._new_mask(w.w_hh, w, batch_size) for w in directions]
         return replace(
             self,
             directions=directions,
@@ -362,7 +359,10 @@ class Stack:
         if not self.training or not self.variant.state_dropout:
             return None
         B = gates.size(1) if h is None else h.size(0)
-        return dropout(gates.new_ones(B, w.w_hh.size(1)), self.variant.state_dropout)
+        return self._new_mask(gates, w, B)
+
+    def _new_mask(self, like: Tensor, w: Direction, batch_size: int) -> Tensor:
+        return dropout(like.new_ones(batch_size, w.w_hh.size(1)), self.variant.state_dropout)
 
 
 def _dropped(weight: Tensor, p: float) -> Tensor:
