@@ -19,8 +19,9 @@ CMAKE_TESTS = $(CMAKE) -B build/tests -DSEQ2SEQ_EXT_CUDA_ON_CPU=ON \
 # What of the Python tests runs through the CUDA operators as well.
 # The GRUs of one unit that are left out have gradients of one number, in which larger ones cancel:
 # twice another implementation's rounding is no bound there.
-CUDA_ON_CPU_TESTS := $(addprefix tests/,$(addsuffix .py,test_cells test_cuda_on_cpu \
-	test_fuzz_bad_input test_layers test_ops test_properties test_recurrence test_variants)) -k 'not gru_reset_before-1-1-1-1'
+CUDA_ON_CPU_TESTS := $(addprefix tests/,$(addsuffix .py,test_attention_decoder test_cells \
+	test_cuda_decoder test_cuda_on_cpu test_fuzz_bad_input \
+	test_layers test_ops test_properties test_recurrence test_variants)) -k 'not gru_reset_before-1-1-1-1'
 
 BUILD_EXT = PATH="$(abspath $(BIN)):$$PATH" python setup.py --quiet build_ext --inplace
 

@@ -7,8 +7,8 @@
 # --- sources --------------------------------------------------------------------------------------
 
 # Kernels, each compiled once per architecture, and the C++ beside them that knows no torch either.
-set(cuda_glue csrc/cuda/recurrence.cpp csrc/cuda/rnn.cpp csrc/cuda/runtime.cpp
-    csrc/cuda/sequences.cpp)
+set(cuda_glue csrc/cuda/decoder.cpp csrc/cuda/recurrence.cpp csrc/cuda/rnn.cpp
+    csrc/cuda/runtime.cpp csrc/cuda/sequences.cpp)
 file(GLOB cuda_kernels RELATIVE ${PROJECT_SOURCE_DIR} CONFIGURE_DEPENDS
      csrc/cuda/*.cu csrc/cuda/*.cpp)
 list(REMOVE_ITEM cuda_kernels ${cuda_glue})

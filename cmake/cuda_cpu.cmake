@@ -57,7 +57,7 @@ add_custom_target(cuda_tests)
 # A .cu file is compiled by way of a C++ file that includes it, so that the same file may be nvcc's
 # elsewhere in the build.
 set(cuda_cpu_sources csrc/cuda/plan.cpp)
-foreach(name persistent_bf16 persistent_f16 persistent_f32 persistent_f64 pointwise recurrence rows)
+foreach(name decoder persistent_bf16 persistent_f16 persistent_f32 persistent_f64 pointwise recurrence rows)
   set(file ${PROJECT_BINARY_DIR}/cuda_cpu/${name}.cpp)
   file(CONFIGURE OUTPUT ${file} CONTENT "#include \"cuda/${name}.cu\"\n")
   list(APPEND cuda_cpu_sources ${file})
@@ -78,6 +78,7 @@ endfunction()
 add_cuda_test(test_cuda_cpu)
 add_cuda_test(test_cuda_rnn cuda_cpu_kernels)
 add_cuda_test(test_cuda_recurrence cuda_cpu_kernels kernels)
+add_cuda_test(test_cuda_decoder cuda_cpu_kernels kernels)
 if(SEQ2SEQ_EXT_SANITIZE)  # which makes all of it too slow
   add_test(NAME test_cuda_rnn_few COMMAND test_cuda_rnn few)
   set_tests_properties(test_cuda_rnn PROPERTIES DISABLED ON)
@@ -85,7 +86,9 @@ if(SEQ2SEQ_EXT_SANITIZE)  # which makes all of it too slow
 else()
   add_test(NAME test_cuda_mutants COMMAND test_cuda_rnn mutants)
   add_test(NAME test_cuda_recurrence_mutants COMMAND test_cuda_recurrence mutants)
-  set_tests_properties(test_cuda_mutants test_cuda_recurrence_mutants PROPERTIES LABELS cuda_cpu)
+  add_test(NAME test_cuda_decoder_mutants COMMAND test_cuda_decoder mutants)
+  set_tests_properties(test_cuda_mutants test_cuda_recurrence_mutants test_cuda_decoder_mutants
+                       PROPERTIES LABELS cuda_cpu)
 endif()
 
 # The CUDA operators on CPU tensors: a library that pytest --cuda-on-cpu loads in place of the CPU
@@ -93,7 +96,7 @@ endif()
 option(SEQ2SEQ_EXT_CUDA_ON_CPU "Build the CUDA operators for CPU tensors, as a test" OFF)
 if(SEQ2SEQ_EXT_CUDA_ON_CPU)
   include(cmake/torch.cmake)
-  add_library(cuda_on_cpu MODULE csrc/cuda/recurrence.cpp csrc/cuda/rnn.cpp
+  add_library(cuda_on_cpu MODULE csrc/cuda/decoder.cpp csrc/cuda/recurrence.cpp csrc/cuda/rnn.cpp
               csrc/cuda/runtime.cpp csrc/cuda/sequences.cpp csrc/cpu/scratch.cpp
               ${glue_sources})
   target_compile_definitions(cuda_on_cpu PRIVATE SEQ2SEQ_EXT_CUDA_ON_CPU)

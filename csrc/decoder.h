@@ -54,12 +54,12 @@ struct Decoder {
   const T* b_out;         // (O) or null
   const T* dropout_mask;  // (L-1, T, B, H) what z_{l-1} is multiplied by on its way up, or null
 
-  bool attends() const { return C > 0; }
-  bool feeds() const { return w_in[0] != nullptr; }
-  bool feeds_context() const { return query_first || w_out == nullptr; }
-  bool projects() const { return w_query != nullptr; }
-  bool combines() const { return w_out != nullptr; }
-  bool covers() const { return w_coverage != nullptr; }
+  constexpr bool attends() const { return C > 0; }
+  constexpr bool feeds() const { return w_in[0] != nullptr; }
+  constexpr bool feeds_context() const { return query_first || w_out == nullptr; }
+  constexpr bool projects() const { return w_query != nullptr; }
+  constexpr bool combines() const { return w_out != nullptr; }
+  constexpr bool covers() const { return w_coverage != nullptr; }
 };
 
 // What forward leaves for backward, beside its results; null pointers where nothing is kept.

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seq2seq_ext.decoder import DecoderResult, attention_decoder, reference
+
 GATES = {"lstm": 4, "gru": 3, "gru_reset_before": 3, "rnn_tanh": 1, "rnn_relu": 1}
 # Luong's dot product with input feeding; several heads; Bahdanau's; See's coverage; the context
 # alone fed to the next step.
@@ -96,3 +98,13 @@ def converted(arguments: Call, dtype: torch.dtype) -> Call:
         return value
 
     return {name: convert(value) for name, value in arguments.items()}
+
+
+def run(arguments: Call) -> DecoderResult:
+    rest = dict(arguments)
+    return attention_decoder(rest.pop("x"), rest.pop("weights"), **rest)
+
+
+def expected(arguments: Call) -> tuple[Tensor | None, ...]:
+    rest = dict(arguments)
+    return reference.attention_decoder(rest.pop("x"), rest.pop("weights"), **rest)

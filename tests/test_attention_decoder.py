@@ -1,4 +1,7 @@
-"""The operator ``attention_decoder``: every cell and way of attending, against the reference."""
+"""The operator ``attention_decoder``: every cell and way of attending, against the reference.
+
+On the CPU on every instruction set; through the CUDA kernels with ``--cuda-on-cpu``.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +10,24 @@ from typing import Any
 
 import pytest
 import torch
-from decoder_cases import GATES, WAYS, Call, call, converted, leaves
+from decoder_cases import GATES, WAYS, Call, call, converted, expected, leaves, run
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.library import opcheck
 
 import seq2seq_ext as s2s
-from seq2seq_ext.decoder import DecoderResult, attention_decoder, operator, reference
+from seq2seq_ext.decoder import DecoderResult, attention_decoder, operator
 
 
 @pytest.fixture(params=s2s.available_cpu_isas())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.config.getoption("--cuda-on-cpu") and request.param != s2s.cpu_isa():
+        pytest.skip("the CUDA kernels have no instruction sets")
     before = s2s.cpu_isa()
     s2s.set_cpu_isa(request.param)
     yield request.param
     s2s.set_cpu_isa(before)
-
-
-def run(arguments: Call) -> DecoderResult:
-    rest = dict(arguments)
-    return attention_decoder(rest.pop("x"), rest.pop("weights"), **rest)
-
-
-def expected(arguments: Call) -> tuple[Tensor | None, ...]:
-    rest = dict(arguments)
-    return reference.attention_decoder(rest.pop("x"), rest.pop("weights"), **rest)
 
 
 def equal(one: DecoderResult, other: DecoderResult) -> bool:
@@ -79,6 +74,7 @@ def test_batches_wider_than_a_tile(way: str) -> None:
     compare(call("gru", way, B=37, S=40, H=33, T=4), 1e-11)
 
 
+@pytest.mark.cpu_kernels
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("way", WAYS)
 def test_sixteen_bits_round_once(way: str, dtype: torch.dtype) -> None:
@@ -110,6 +106,7 @@ def test_a_row_alone_gives_what_it_gives_in_a_batch(cell: str, way: str) -> None
                 torch.testing.assert_close(a, w.narrow(axis, b, 1), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.cpu_kernels
 @pytest.mark.parametrize("way", WAYS)
 def test_threads_change_no_bit(way: str) -> None:
     arguments = call("lstm", way, B=19, H=40, S=21, T=6, dtype=torch.float32)

@@ -2,14 +2,13 @@
 // product and a kernel or two a step. Nothing waits for the device, so that a call can be captured
 // into a graph.
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <torch/csrc/stable/library.h>
 
 #include <utility>
 #include <vector>
 
 #include "../glue/recurrence.h"
+#include "numbers.h"
 #include "recurrence.cuh"
 #include "runtime.h"
 #include "sequences.h"
@@ -161,15 +160,6 @@ TangentOutputs tangent(const RecurrenceArguments& a, const TangentGiven& given) 
   }
   check(recurrence_end(forward, m, run.stream()));
   return out;
-}
-
-// Calls body(T()) with the type of the call's numbers.
-template <typename Body>
-auto with_number(int32_t dtype, const Body& body) {
-  if (dtype == aoti_torch_dtype_float16()) return body(__half());
-  if (dtype == aoti_torch_dtype_bfloat16()) return body(__nv_bfloat16());
-  if (dtype == aoti_torch_dtype_float32()) return body(float());
-  return body(double());
 }
 
 void recurrence(StableIValue* stack, uint64_t, uint64_t) {

@@ -3,91 +3,10 @@
 // all units of a row; its threads go through the units side by side.
 #include "recurrence.cuh"
 
-#include <algorithm>
-
-#include "cells.cuh"
-#include "device.cuh"
+#include "row_units.cuh"
 
 namespace seq2seq_ext::cuda {
 namespace {
-
-#define ROW_STEP __device__ __forceinline__
-#include "../row_step.h"
-#undef ROW_STEP
-
-// The machine of row_step.h: the threads of a block, a power of two of them.
-template <typename Number>
-struct ThreadUnits {
-  using T = Number;
-  using A = Accumulator<T>;
-  using V = A;
-
-  template <typename Body>
-  __device__ __forceinline__ void units(int64_t n, const Body& body) const {
-    for (int64_t u = threadIdx.x; u < n; u += blockDim.x) body(u, 1);
-  }
-  template <typename X>
-  __device__ __forceinline__ V load(const X* row, int64_t u, int64_t) const {
-    return widen(row[u]);
-  }
-  template <typename X>
-  __device__ __forceinline__ void store(X* row, int64_t u, int64_t, V v) const {
-    if constexpr (std::is_same_v<X, A>) {
-      row[u] = v;
-    } else {
-      row[u] = narrow<X>(v);
-    }
-  }
-  __device__ __forceinline__ A total(V v) const {
-    SEQ2SEQ_EXT_DYNAMIC_SHARED(memory);
-    A* const sums = reinterpret_cast<A*>(memory);  // one for each thread
-    sums[threadIdx.x] = v;
-    SEQ2SEQ_EXT_SYNC_THREADS(6);
-    for (unsigned width = blockDim.x / 2; width > 0; width /= 2) {
-      if (threadIdx.x < width) sums[threadIdx.x] += sums[threadIdx.x + width];
-      SEQ2SEQ_EXT_SYNC_THREADS(7);
-    }
-    const A all = sums[0];
-    SEQ2SEQ_EXT_SYNC_THREADS(8);
-    return all;
-  }
-  __device__ __forceinline__ V first(V v, int64_t) const { return v; }
-  __device__ __forceinline__ bool leads() const { return threadIdx.x == 0; }
-
-  static __device__ __forceinline__ V sigmoid(V v) { return Functions<T>::sigmoid(v); }
-  static __device__ __forceinline__ V tanh(V v) { return Functions<T>::tanh(v); }
-  static __device__ __forceinline__ V hard_sigmoid(V v) {
-    v = v / A(6) + A(0.5);
-    v = v < A(0) ? A(0) : v;  // a NaN stays one
-    return v > A(1) ? A(1) : v;
-  }
-  static __device__ __forceinline__ A inverse_root(A x) { return A(1) / sqrt(x); }
-  static __device__ __forceinline__ T narrowed(A x) { return narrow<T>(x); }
-  static __device__ __forceinline__ A widened(T x) { return widen(x); }
-
-  __device__ __forceinline__ Drawn<ThreadUnits> noise(const Noise& noise, int64_t t, int64_t b,
-                                                      int64_t u) const {
-    if (noise.seed == nullptr) return {A(noise.zoneout_h), A(noise.zoneout_c), A(1)};
-    const auto seed = static_cast<uint64_t>(*noise.seed);
-    const auto happens = [&](uint32_t kind, double probability) {
-      if (probability == 0) return false;
-      uint32_t n[4] = {(static_cast<uint32_t>(u) & ~3u) + kind, static_cast<uint32_t>(b),
-                       static_cast<uint32_t>(t), noise.stream};
-      uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
-      for (int round = 0; round < kPhiloxRounds; ++round) {
-        const uint64_t p = uint64_t{kPhiloxFactor0} * n[0], q = uint64_t{kPhiloxFactor1} * n[2];
-        n[0] = static_cast<uint32_t>(q >> 32) ^ n[1] ^ key0;
-        n[2] = static_cast<uint32_t>(p >> 32) ^ n[3] ^ key1;
-        n[1] = static_cast<uint32_t>(q), n[3] = static_cast<uint32_t>(p);
-        key0 += kPhiloxStep0, key1 += kPhiloxStep1;
-      }
-      const uint32_t even = u & 2 ? n[2] : n[0], odd = u & 2 ? n[3] : n[1];
-      return (u & 1 ? odd : even) < threshold(probability);
-    };
-    return {A(happens(0, noise.zoneout_h) ? 1 : 0), A(happens(1, noise.zoneout_c) ? 1 : 0),
-            A(happens(2, noise.candidate) ? 0 : 1 / (1 - noise.candidate))};
-  }
-};
 
 // ---- where rows lie -----------------------------------------------------------------------------
 
@@ -107,11 +26,6 @@ __device__ __forceinline__ BlockPlace place(const Recurrence<T>& a, const Recurr
   at.row = at.there ? (a.offset == nullptr ? at.t * a.B : a.offset[at.t]) + at.b : 0;
   at.reset = at.runs && a.reset != nullptr && a.reset[at.row] != 0;
   return at;
-}
-
-template <typename T>
-__device__ __forceinline__ T* part(T* matrix, int64_t row, int64_t width) {
-  return matrix == nullptr ? nullptr : matrix + row * width;
 }
 
 template <typename T>
@@ -171,36 +85,30 @@ __device__ __forceinline__ BackwardRow<ThreadUnits<T>> backward_row(const Recurr
   return r;
 }
 
-template <typename T>
-__device__ __forceinline__ void clear(T* row, int64_t count) {
-  if (row == nullptr) return;
-  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) row[i] = narrow<T>(Accumulator<T>(0));
-}
-
 // What a step that is not one of the sequence's leaves behind.
 template <typename T>
 __device__ __forceinline__ void clear(const RecurrenceForward<T>& a,
                                       const ForwardRow<ThreadUnits<T>>& r) {
-  clear(r.y, a.P);
-  clear(r.cells, a.H);
-  clear(r.kept_step, kept_slots(a.cell) * a.H);
-  clear(r.kept_out, a.P);
-  clear(r.kept_sums, num_gates(a.cell) * a.H);
-  clear(r.kept_moments, kMoments);
-  clear(r.h_in, a.P);
-  clear(r.inner, a.H);
+  clear_row(r.y, a.P);
+  clear_row(r.cells, a.H);
+  clear_row(r.kept_step, kept_slots(a.cell) * a.H);
+  clear_row(r.kept_out, a.P);
+  clear_row(r.kept_sums, num_gates(a.cell) * a.H);
+  clear_row(r.kept_moments, kMoments);
+  clear_row(r.h_in, a.P);
+  clear_row(r.inner, a.H);
 }
 
 template <typename T>
 __device__ __forceinline__ void clear(const RecurrenceBackward<T>& a,
                                       const BackwardRow<ThreadUnits<T>>& r) {
   const int64_t width = num_gates(a.cell) * a.H;
-  clear(r.d_x, width);
-  clear(r.d_sum, width);
-  clear(r.d_cell, a.H);
-  clear(r.d_out, a.P);
-  clear(r.whole_h, a.H);
-  clear(r.whole_c, a.H);
+  clear_row(r.d_x, width);
+  clear_row(r.d_sum, width);
+  clear_row(r.d_cell, a.H);
+  clear_row(r.d_out, a.P);
+  clear_row(r.whole_h, a.H);
+  clear_row(r.whole_c, a.H);
 }
 
 // ---- forward ------------------------------------------------------------------------------------
@@ -256,7 +164,7 @@ __global__ void tangent_kernel(const RecurrenceTangent<T> a, const RecurrenceMem
   if (at.runs) {
     row_tangent<Units, cell>(Units(), a, forward_row<T>(a, m, at), t);
   } else if (at.there) {
-    clear(t.second, kept);
+    clear_row(t.second, kept);
   }
   enter<T>(a, m, s + 1);
 }
@@ -335,60 +243,25 @@ __global__ void end_backward_kernel(const RecurrenceBackward<T> a, const Recurre
     a.d_c_0[b * a.H + u] = narrow<T>(m.c[b * a.H + u]);
 }
 
-// ---- launches -----------------------------------------------------------------------------------
-
-template <typename T, typename... Parameters, typename... Arguments>
-cudaError_t launch(void (*kernel)(Parameters...), const Recurrence<T>& a, cudaStream_t stream,
-                   Arguments... arguments) {
-  unsigned threads = kWarp;
-  while (threads < 256 && threads < a.H) threads *= 2;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(a.B));
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = threads * sizeof(Accumulator<T>);
-  config.stream = stream;
-  return cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
-}
-
-// body(cell) with the cell as a type.
-template <typename Body>
-cudaError_t with_any_cell(Cell cell, const Body& body) {
-  switch (cell) {
-    case Cell::kLstm:
-      return body(std::integral_constant<Cell, Cell::kLstm>());
-    case Cell::kCoupledLstm:
-      return body(std::integral_constant<Cell, Cell::kCoupledLstm>());
-    case Cell::kGru:
-      return body(std::integral_constant<Cell, Cell::kGru>());
-    case Cell::kGruResetBefore:
-      return body(std::integral_constant<Cell, Cell::kGruResetBefore>());
-    case Cell::kRnnTanh:
-      return body(std::integral_constant<Cell, Cell::kRnnTanh>());
-    case Cell::kRnnRelu:
-      return body(std::integral_constant<Cell, Cell::kRnnRelu>());
-  }
-  return cudaErrorInvalidValue;
-}
-
 }  // namespace
 
 template <typename T>
 cudaError_t recurrence_begin(const RecurrenceForward<T>& a, const RecurrenceMemory<T>& m,
                              cudaStream_t stream) {
-  return launch<T>(begin_kernel<T>, a, stream, a, m);
+  return launch_rows<T>(begin_kernel<T>, a.B, a.H, stream, a, m);
 }
 
 template <typename T>
 cudaError_t recurrence_reset(const RecurrenceForward<T>& a, const RecurrenceMemory<T>& m, int64_t s,
                              cudaStream_t stream) {
-  return launch<T>(reset_kernel<T>, a, stream, a, m, s);
+  return launch_rows<T>(reset_kernel<T>, a.B, a.H, stream, a, m, s);
 }
 
 template <typename T>
 cudaError_t recurrence_step(const RecurrenceForward<T>& a, const RecurrenceMemory<T>& m, int64_t s,
                             cudaStream_t stream) {
   return with_any_cell(a.cell, [&](auto cell) {
-    return launch<T>(step_kernel<decltype(cell)::value, T>, a, stream, a, m, s);
+    return launch_rows<T>(step_kernel<decltype(cell)::value, T>, a.B, a.H, stream, a, m, s);
   });
 }
 
@@ -397,7 +270,7 @@ cudaError_t recurrence_step(const RecurrenceTangent<T>& a, const RecurrenceMemor
                             cudaStream_t stream) {
   return with_any_cell(a.cell, [&](auto cell) -> cudaError_t {
     if constexpr (has_tangent(decltype(cell)::value)) {
-      return launch<T>(tangent_kernel<decltype(cell)::value, T>, a, stream, a, m, s);
+      return launch_rows<T>(tangent_kernel<decltype(cell)::value, T>, a.B, a.H, stream, a, m, s);
     }
     return cudaErrorInvalidValue;
   });
@@ -406,45 +279,46 @@ cudaError_t recurrence_step(const RecurrenceTangent<T>& a, const RecurrenceMemor
 template <typename T>
 cudaError_t recurrence_leave(const RecurrenceForward<T>& a, const RecurrenceMemory<T>& m, int64_t s,
                              cudaStream_t stream) {
-  return launch<T>(leave_kernel<T>, a, stream, a, m, s);
+  return launch_rows<T>(leave_kernel<T>, a.B, a.H, stream, a, m, s);
 }
 
 template <typename T>
 cudaError_t recurrence_end(const RecurrenceForward<T>& a, const RecurrenceMemory<T>& m,
                            cudaStream_t stream) {
-  return launch<T>(end_kernel<T>, a, stream, a.H, a.P, m, a.h_n, a.c_n);
+  return launch_rows<T>(end_kernel<T>, a.B, a.H, stream, a.H, a.P, m, a.h_n, a.c_n);
 }
 
 template <typename T>
 cudaError_t recurrence_begin(const RecurrenceBackward<T>& a, const RecurrenceMemory<T>& m,
                              cudaStream_t stream) {
-  return launch<T>(begin_backward_kernel<T>, a, stream, a, m);
+  return launch_rows<T>(begin_backward_kernel<T>, a.B, a.H, stream, a, m);
 }
 
 template <typename T>
 cudaError_t recurrence_leave(const RecurrenceBackward<T>& a, const RecurrenceMemory<T>& m,
                              int64_t s, cudaStream_t stream) {
-  return launch<T>(leave_backward_kernel<T>, a, stream, a, m, s);
+  return launch_rows<T>(leave_backward_kernel<T>, a.B, a.H, stream, a, m, s);
 }
 
 template <typename T>
 cudaError_t recurrence_step(const RecurrenceBackward<T>& a, const RecurrenceMemory<T>& m, int64_t s,
                             cudaStream_t stream) {
   return with_any_cell(a.cell, [&](auto cell) {
-    return launch<T>(step_backward_kernel<decltype(cell)::value, T>, a, stream, a, m, s);
+    return launch_rows<T>(step_backward_kernel<decltype(cell)::value, T>, a.B, a.H, stream, a, m,
+                          s);
   });
 }
 
 template <typename T>
 cudaError_t recurrence_reset(const RecurrenceBackward<T>& a, const RecurrenceMemory<T>& m,
                              int64_t s, cudaStream_t stream) {
-  return launch<T>(reset_backward_kernel<T>, a, stream, a, m, s);
+  return launch_rows<T>(reset_backward_kernel<T>, a.B, a.H, stream, a, m, s);
 }
 
 template <typename T>
 cudaError_t recurrence_end(const RecurrenceBackward<T>& a, const RecurrenceMemory<T>& m,
                            cudaStream_t stream) {
-  return launch<T>(end_backward_kernel<T>, a, stream, a, m);
+  return launch_rows<T>(end_backward_kernel<T>, a.B, a.H, stream, a, m);
 }
 
 #define INSTANTIATE_FOR(Call, T)                                                                   \

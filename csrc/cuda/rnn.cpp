@@ -3,8 +3,6 @@
 // the kernels (kernels.h). Nothing waits for the device, so that a call can be captured into a
 // graph.
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
@@ -16,6 +14,7 @@
 #include "../glue/arguments.h"
 #include "../glue/tensors.h"
 #include "kernels.h"
+#include "numbers.h"
 #include "runtime.h"
 #include "sequences.h"
 
@@ -454,16 +453,7 @@ Gradients backward(Arguments& a, const BackwardGiven& given) {
   return out;
 }
 
-// ---- operators
-// ------------------------------------------------------------------------------------
-
-template <typename Body>
-auto with_type(int32_t dtype, const Body& body) {
-  if (dtype == aoti_torch_dtype_float16()) return body(__half{});
-  if (dtype == aoti_torch_dtype_bfloat16()) return body(__nv_bfloat16{});
-  if (dtype == aoti_torch_dtype_float32()) return body(float{});
-  return body(double{});
-}
+// ---- operators ----------------------------------------------------------------------------------
 
 void rnn(StableIValue* stack, uint64_t, uint64_t) {
   with_readable_errors([&] {
@@ -471,7 +461,7 @@ void rnn(StableIValue* stack, uint64_t, uint64_t) {
     Arguments a(given);
     if (given.packed) fail("packed: expected None on CUDA");
     Outputs out =
-        with_type(a.dtype, [&](auto number) { return forward<decltype(number)>(a, given); });
+        with_number(a.dtype, [&](auto number) { return forward<decltype(number)>(a, given); });
     std::move(out).put(stack);
   });
 }
@@ -481,7 +471,7 @@ void rnn_backward(StableIValue* stack, uint64_t, uint64_t) {
     const BackwardGiven given(stack);
     Arguments a(given);
     Gradients out =
-        with_type(a.dtype, [&](auto number) { return backward<decltype(number)>(a, given); });
+        with_number(a.dtype, [&](auto number) { return backward<decltype(number)>(a, given); });
     std::move(out).put(stack);
   });
 }

@@ -18,17 +18,27 @@ Sequences sequences_of(const Batch& batch, Runtime& run) {
     int64_t* offset = run.take<int64_t>(T);
     check(packed_offsets(on_device, B, T, offset, run.stream()));
     found = {on_device, offset};
-  } else if (batch.lengths != nullptr || batch.lengths_on_device) {
+  } else if (batch.lengths != nullptr) {
     int32_t* on_device = run.take<int32_t>(B);
-    if (batch.lengths != nullptr) {
-      check(upload_lengths(batch.lengths, B, on_device, run.stream()));
-    } else {
-      check(take_lengths(static_cast<const int64_t*>(batch.lengths_on_device.data()), B, T,
-                         on_device, run.stream()));
-    }
+    check(upload_lengths(batch.lengths, B, on_device, run.stream()));
     found.length = on_device;
+  } else {
+    found.length = on_device(batch.lengths_on_device, T, run);
   }
   return found;
+}
+
+const int32_t* on_device(const View& integers, int64_t most, Runtime& run) {
+  if (!integers) return nullptr;
+  const auto* given = static_cast<const int64_t*>(integers.data());
+  const int64_t count = integers.numel();
+  int32_t* const taken = run.take<int32_t>(count);
+  if (integers.device.type == aoti_torch_device_type_cpu()) {
+    check(upload_lengths(given, count, taken, run.stream()));
+  } else {
+    check(take_lengths(given, count, most, taken, run.stream()));
+  }
+  return taken;
 }
 
 }  // namespace seq2seq_ext::cuda

@@ -16,4 +16,8 @@ struct Sequences {
 // Lengths on the CPU travel as arguments of a kernel; those on the device stay there.
 Sequences sequences_of(const Batch& batch, Runtime& run);
 
+// Checked numbers (Common::integers), likewise, or null for none: those on the device are kept
+// within 0 to `most`.
+const int32_t* on_device(const View& integers, int64_t most, Runtime& run);
+
 }  // namespace seq2seq_ext::cuda

@@ -155,7 +155,13 @@ View Common::with_adjacent_features(View view) {
 
 View Common::integers(const char* name, View view, const Shape& shape, int64_t most) {
   if (!view) return view;
-  if (view.device.type != aoti_torch_device_type_cpu() || view.dtype != aoti_torch_dtype_int64())
+  const auto lies_on = [&](int32_t type) { return view.device.type == type; };
+  const bool here = lies_on(aoti_torch_device_type_cpu());
+  if (!here && lies_on(device.type)) {
+    check_all(name, view, device, aoti_torch_dtype_int64(), shape);
+    return contiguous(view);
+  }
+  if (!here || view.dtype != aoti_torch_dtype_int64())
     fail(name, ": expected a CPU tensor of dtype Long");
   check_shape(name, view, shape);
   view = contiguous(view);

@@ -97,7 +97,8 @@ struct Common {
   View widened(View view);
   // The same, but rows may lie anywhere.
   View with_adjacent_features(View view);
-  // A tensor of int64 on the CPU, of numbers from 0 to `most`, contiguous; or none.
+  // A tensor of int64, contiguous, of numbers from 0 to `most`; or none. It lies on the CPU, or on
+  // the device of x, where nobody has looked at the numbers.
   View integers(const char* name, View view, const Shape& shape, int64_t most);
 
  private:

@@ -44,6 +44,9 @@ DecoderArguments::DecoderArguments(const DecoderGiven& given, const View& x_give
       query_first(given.query_first),
       covers(bool(given.w_coverage)),
       combines(bool(given.w_out)),
+      lengths(given.lengths),
+      source_lengths(given.source_lengths),
+      memory(given.memory),
       x(x_given),
       bias(given.bias),
       b_hn(given.b_hn),
@@ -59,9 +62,6 @@ DecoderArguments::DecoderArguments(const DecoderGiven& given, const View& x_give
       w_out(given.w_out),
       b_out(given.b_out),
       dropout_mask(given.dropout_mask),
-      lengths(given.lengths),
-      source_lengths(given.source_lengths),
-      memory(given.memory),
       scale(given.scale) {
   const int64_t G = num_gates(cell);
   if (L < 1) fail("num_layers: expected at least 1, got ", L);
@@ -118,6 +118,7 @@ DecoderArguments::DecoderArguments(const DecoderGiven& given, const View& x_give
   optional("w_out", w_out, {{O, C + H}, 2});
   optional("b_out", b_out, {{O}, 1});
   optional("dropout_mask", dropout_mask, {{L - 1, T, B, H}, 4});
+  if (memory && M == 0 && B > 0) fail("keys: expected a sequence for memory to name, got ", keys);
   lengths = integers("lengths", lengths, {{B}, 1}, T);
   source_lengths = integers("source_lengths", source_lengths, {{M}, 1}, S);
   memory = integers("memory", memory, {{B}, 1}, M - 1);
@@ -205,7 +206,7 @@ DecoderCotangents::DecoderCotangents(ArgumentReader& read) {
 }
 
 void DecoderCotangents::check(DecoderArguments& a) {
-  if (a.has_memory_rows()) fail("memory: expected None for a call that is differentiated");
+  if (a.memory) fail("memory: expected None for a call that is differentiated");
   const ResultShapes shapes(a);
   for (int i = 0; i < 8; ++i) {
     const std::string name = std::string("d_") + kResultNames[i];

@@ -28,13 +28,13 @@ struct DecoderArguments : Common {
   int64_t T, B, M, S, L, H, A, C, O, F, heads, residual;
   bool additive, query_first, covers, combines;
   std::vector<const void*> w_in, w_hh;  // (L), contiguous
+  View lengths, source_lengths, memory;
 
   // Throws std::runtime_error naming the argument that is wrong. Keeps pointers into `given`.
   explicit DecoderArguments(const DecoderGiven& given);
 
   bool has_cell() const { return cell == Cell::kLstm; }
   int64_t gates() const { return num_gates(cell) * H; }  // of a row
-  bool has_memory_rows() const { return bool(memory); }
 
   template <typename N>
   void fill(Decoder<N>& call) const {
@@ -62,7 +62,7 @@ struct DecoderArguments : Common {
   void take_weights(const std::vector<Handle>& weights);
 
   View x, bias, b_hn, h_0, c_0, feed_0, coverage_0, keys, values, w_query, v, w_coverage, w_out;
-  View b_out, dropout_mask, lengths, source_lengths, memory;
+  View b_out, dropout_mask;
   double scale;
 };
 

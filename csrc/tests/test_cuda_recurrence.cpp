@@ -11,6 +11,7 @@
 #include "cuda/device.cuh"
 #include "cuda/recurrence.cuh"
 #include "cuda_cpu.h"
+#include "cuda_product.h"
 #include "mutants.h"
 #include "recurrence_case.h"
 #include "run_kernel.h"
@@ -28,20 +29,6 @@ void expect(cudaError_t error) {
     std::printf("CUDA error: %s\n", cudaGetErrorString(error));
     ++failures;
   }
-}
-
-// c (rows, n) = a (rows, k; lda) times w (k, n; ldw) or, if turned, its transpose's (n, k; ldw).
-template <typename T>
-void multiply(int64_t rows, int64_t k, int64_t n, const T* a, int64_t lda, const T* w, int64_t ldw,
-              bool turned, T* c) {
-  for (int64_t i = 0; i < rows; ++i)
-    for (int64_t j = 0; j < n; ++j) {
-      double sum = 0;
-      for (int64_t l = 0; l < k; ++l)
-        sum +=
-            double(widen(a[i * lda + l])) * double(widen(turned ? w[j * ldw + l] : w[l * ldw + j]));
-      c[i * n + j] = narrow<T>(Accumulator<T>(sum));
-    }
 }
 
 // What csrc/cuda/recurrence.cpp does with torch's products, with the ones above.

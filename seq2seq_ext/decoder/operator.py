@@ -141,9 +141,10 @@ def attention_decoder(
         w_coverage: (A,), the coverage's weights in additive energies; None: no coverage.
         w_out, b_out: (O, C+H) and (O,), of the attentional vector; None: there is none.
         dropout_mask: (L-1, T, B, H), what the outputs of all layers but the last are multiplied by.
-        lengths: int64 (B,) on the CPU, 0 to T; outputs behind them are zero.
-        source_lengths: int64 (M,) on the CPU, or on the device of ``x``, 0 to S.
-        memory: int64 (B,), likewise, which of the M sequences a row attends to, so that rows may
+        lengths: int64 (B,), 0 to T; outputs behind them are zero.  On the CPU, or on the device of
+            ``x``, where they are not looked at and kept within their bounds, as the next two.
+        source_lengths: int64 (M,), 0 to S.
+        memory: int64 (B,), which of the M sequences a row attends to, so that rows may
             share one; for calls that need no gradient.
         heads: of products of queries and keys, as of multi-head attention without its last map.
         residual: the first layer, of 1 to L-1, whose input is added to its output; 0: none.
@@ -185,7 +186,7 @@ def attention_decoder(
     options = Options(
         CELLS.index(cell), len(weights) // 2, heads, residual, bool(query_first), float(scale)
     )
-    if transforms.active() or x.device.type != "cpu":
+    if transforms.active() or x.device.type not in ("cpu", "cuda"):
         return DecoderResult(*_reference(tensors, weights, options))  # type: ignore[arg-type]
     save = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (*tensors, *weights)
