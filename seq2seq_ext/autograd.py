@@ -274,5 +274,8 @@ for _name in (
     "prepack_decoder",
     "decoder_step",
     "decoder_search",
+    "encoder_read",
+    "prepack_tokens",
+    "translate",
 ):
     _library.impl(_name, torch.library.fallthrough_kernel, "Autograd")  # type: ignore[no-untyped-call]

@@ -127,11 +127,18 @@ const seq2seq_ext::NarrowKernels<seq2seq_ext::Bf16Rows>& seq2seq_ext::bf16_kerne
   return vector_bytes == 64 && bf16 ? of_bf16 : none;
 }
 
+bool seq2seq_ext::bf16_pays() {
+  static const bool pays = !__builtin_cpu_is("intel");
+  return pays;
+}
+
 #else
 
 const seq2seq_ext::NarrowKernels<seq2seq_ext::Bf16Rows>& seq2seq_ext::bf16_kernels(int) {
   static const NarrowKernels<Bf16Rows> none;
   return none;
 }
+
+bool seq2seq_ext::bf16_pays() { return false; }
 
 #endif

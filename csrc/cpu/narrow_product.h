@@ -83,4 +83,8 @@ struct NarrowKernels {
 const NarrowKernels<Bf16Rows>& bf16_kernels(int vector_bytes);
 const NarrowKernels<Int16Rows>& int8_kernels(int vector_bytes);
 
+// Whether those of bfloat16 are faster than weights that become floats on the way. Intel's CPUs
+// take two cycles for vdpbf16ps, in which they do four multiply-adds of floats.
+bool bf16_pays();
+
 }  // namespace seq2seq_ext

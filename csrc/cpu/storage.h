@@ -166,7 +166,9 @@ template <>
 struct Narrow<Bf16> {
   using Rows = Bf16Rows;
   static constexpr bool kKnown = true;
-  static const NarrowKernels<Rows>& kernels() { return bf16_kernels(ISA_VECTOR_BYTES); }
+  static const NarrowKernels<Rows>& kernels() {
+    return bf16_kernels(bf16_pays() ? ISA_VECTOR_BYTES : 0);
+  }
 };
 template <>
 struct Narrow<Int8> {
