@@ -53,7 +53,7 @@ def contestants(B: int, H: int, S: int, T: int, additive: bool) -> list[Call]:
         return torch.stack(outputs).square().mean()
 
     def ours() -> Tensor:
-        of_embedded, of_fed = cell.weight_ih[:, :H], cell.weight_ih[:, H:]
+        of_embedded, of_fed = torch.split(cell.weight_ih, H, dim=1)  # as the models do it
         result = attention_decoder(
             linear(embedded, of_embedded, cell.bias_ih + cell.bias_hh),
             [of_fed, cell.weight_hh],

@@ -359,10 +359,16 @@ def _gradients(
     H = h_in.size(2)
     z, context, alignments = (t.to(dtype) for t in (z, context, alignments))
 
-    def before(first: Tensor | None, steps: Tensor) -> Tensor:
-        """What each step has from the one before it, (T*B, features)."""
-        first = steps.new_zeros(steps.shape[1:]) if first is None else first.to(dtype)
-        return torch.cat([first[None], steps[:-1]]).flatten(0, 1)
+    def by_before(d: Tensor, first: Tensor | None, steps: Tensor) -> Tensor:
+        """Gradient of a weight that multiplied what each step has from the one before it.
+
+        Args:
+            d: (T, B, n), of the products.
+            first: (B, features), what the first step has; None: zeros.
+            steps: (T, B, features), what the steps leave for the next.
+        """
+        product = d[1:].flatten(0, 1).t() @ steps[:-1].flatten(0, 1)
+        return product if first is None else product.addmm_(d[0].t(), first.to(dtype))
 
     result: dict[str, Tensor | None] = {
         "x": gates[0],
@@ -380,16 +386,17 @@ def _gradients(
         result["values"] = _over_steps(alignments, whole_context)
     if want.keys and tensors.v is None:
         result["keys"] = _over_steps(d_energy, query.view(T, B, query.size(1)))
-    if want.w_query:
+    if want.w_query and options.query_first:
         first = None if tensors.h_0 is None else tensors.h_0[-1]
-        seen = before(first, z) if options.query_first else z.flatten(0, 1)
-        result["w_query"] = d_query.t() @ seen
+        result["w_query"] = by_before(d_query.view(T, B, -1), first, z)
+    elif want.w_query:
+        result["w_query"] = d_query.t() @ z.flatten(0, 1)
     if want.v:
         result["v"] = d_v.sum(0)
     if want.w_coverage:
         result["w_coverage"] = d_w_coverage.sum(0)
     if want.w_out:
-        result["w_out"] = d_out.t() @ torch.cat([context, z], 2).flatten(0, 1)
+        result["w_out"] = torch.cat([d_out.t() @ of.flatten(0, 1) for of in (context, z)], 1)
     if want.b_out:
         result["b_out"] = d_out.sum(0)
 
@@ -403,7 +410,7 @@ def _gradients(
             of_weights.append(by.t() @ context.flatten(0, 1))
         elif index == 0:
             fed = context if tensors.w_out is None else attentional.to(dtype)
-            of_weights.append(by.t() @ before(tensors.feed_0, fed))
+            of_weights.append(by_before(gates[0], tensors.feed_0, fed))
         elif index % 2 == 0:
             of_weights.append(by.t() @ below[layer - 1])
         elif options.cell == _RESET_BEFORE:

@@ -127,7 +127,9 @@ class RecurrentStack(nn.Module):
         """
         rnn, cell = self.rnn, self.rnn._cell
         weights = [rnn._current_weights()[4 * i : 4 * i + 4] for i in range(rnn.num_layers)]
-        of_x, of_feed = torch.tensor_split(weights[0][0], [x.size(-1)], dim=1)
+        w_ih, read = weights[0][0], x.size(-1)
+        # Not slices: their gradients would be two matrices of zeros, filled in part, and their sum.
+        of_x, of_feed = torch.split(w_ih, [read, w_ih.size(1) - read], dim=1)
         biases = [biases_of(b_ih, b_hh, cell) for _, _, b_ih, b_hh in weights]
         b_hn = [b for _, b in biases if b is not None]
         mask = None
@@ -146,7 +148,7 @@ class RecurrentStack(nn.Module):
             bias=torch.stack([b for b, _ in biases if b is not None]),
             b_hn=torch.stack(b_hn) if b_hn else None,
             dropout_mask=mask,
-            lengths=None if lengths is None else lengths.cpu(),
+            lengths=lengths,
             source_lengths=memory.lengths,
             memory=memory.rows,
             residual=self.residual,

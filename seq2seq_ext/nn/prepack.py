@@ -65,10 +65,10 @@ def prepack(model: Model, dtype: torch.dtype | None = None) -> Model:
             results are the same to the last bit but for bfloat16. ``torch.bfloat16``: rounded to 8
             significant bits. ``torch.int8``: rounded to multiples of a 127th of the largest weight
             in each row of each weight matrix.
-            Beside either, where the CPU can multiply such weights as they are (AVX-512 BF16; AVX2,
-            AVX-512 VNNI), inputs and states keep 16 bits on the way into the products. Biases stay
-            in float32. The errors are measured in docs/prepack.md. Layers that become float64 later
-            on are kept in float64.
+            Beside either, where the CPU multiplies such weights as they are (AVX-512 BF16 of AMD;
+            AVX2, AVX-512 VNNI), inputs and states keep 16 bits on the way into the products. Biases
+            stay in float32. The errors are measured in docs/prepack.md. Layers that become float64
+            later on are kept in float64.
 
     Returns:
         ``model``. Calling this again changes the dtype, :func:`unpack` undoes it.
