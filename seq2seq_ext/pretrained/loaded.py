@@ -42,12 +42,16 @@ class PretrainedModel:
             sources: B sequences of tokens, ``<unk>`` where unknown, special tokens included; a
                 text stands for its characters.
         """
+        source, lengths = self._padded(sources)
+        return source, torch.tensor(lengths, dtype=torch.int64)
+
+    def _padded(self, sources: Sequence[Sequence[str]]) -> tuple[Tensor, list[int]]:
         ids = [self.source_vocabulary.convert_tokens_to_ids(source) for source in sources]
         lengths = [len(row) for row in ids]
         longest, pad = max(lengths, default=0), Vocabulary.pad_token_id
         padded = [row + [pad] * (longest - len(row)) for row in ids]
         source = torch.tensor(padded, dtype=torch.int64) if ids else torch.empty(0, 0).long()
-        return source, torch.tensor(lengths, dtype=torch.int64)
+        return source, lengths
 
     def generate(
         self,
@@ -69,9 +73,11 @@ class PretrainedModel:
             TypeError, ValueError: as `seq2seq_ext.Seq2Seq.generate`.
         """
         device = self.model.encoder.embedding.weight.device
-        source, lengths = (tensor.to(device) for tensor in self.encode(sources))
+        source, lengths = self._padded(sources)
+        # Without padding the model sees the ends by itself.
+        ends = torch.tensor(lengths, device=device) if len(set(lengths)) > 1 else None
         options = self.options if options is None else options
-        written = self.model.generate(source, lengths, options, **changes)
+        written = self.model.generate(source.to(device), ends, options, **changes)
         tokens, end = self.target_vocabulary.to_list(), Vocabulary.eos_token_id
         silent = (Vocabulary.pad_token_id, Vocabulary.bos_token_id)
         return [
