@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -108,3 +109,18 @@ def run(arguments: Call) -> DecoderResult:
 def expected(arguments: Call) -> tuple[Tensor | None, ...]:
     rest = dict(arguments)
     return reference.attention_decoder(rest.pop("x"), rest.pop("weights"), **rest)
+
+
+def outcome(
+    function: Callable[[Call], Sequence[Tensor | None]], arguments: Call
+) -> dict[str, Tensor]:
+    """Results and gradients by name, from cotangents that are the same for every dtype."""
+    leaf = leaves(arguments)
+    for tensor in leaf.values():
+        tensor.requires_grad_()
+    results = [t for t in function(arguments) if t is not None]
+    generator = torch.Generator().manual_seed(1)
+    cotangents = [torch.randn(t.shape, generator=generator).half().to(t) for t in results]
+    gradients = torch.autograd.grad(results, list(leaf.values()), cotangents)
+    named = {f"result {i}": t.detach() for i, t in enumerate(results)}
+    return named | {f"d_{name}": d for name, d in zip(leaf, gradients, strict=True)}

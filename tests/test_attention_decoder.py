@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from decoder_cases import GATES, WAYS, Call, call, converted, expected, leaves, run
+from decoder_cases import GATES, WAYS, Call, call, converted, expected, leaves, outcome, run
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -72,6 +72,15 @@ def test_equals_the_reference(cell: str, way: str, layers: int, isa: str) -> Non
 @pytest.mark.parametrize("way", WAYS)
 def test_batches_wider_than_a_tile(way: str) -> None:
     compare(call("gru", way, B=37, S=40, H=33, T=4), 1e-11)
+
+
+@pytest.mark.parametrize("sizes", [{"B": 0}, {"S": 0}, {"T": 1, "B": 1, "S": 1}])
+@pytest.mark.parametrize("way", WAYS)
+def test_smallest_sizes(way: str, sizes: dict[str, int]) -> None:
+    arguments = call("lstm", way, layers=2, ragged=False, **sizes)
+    want = outcome(expected, arguments)
+    for name, got in outcome(run, arguments).items():
+        torch.testing.assert_close(got, want[name], rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.cpu_kernels

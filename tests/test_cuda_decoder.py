@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from decoder_cases import GATES, WAYS, Call, call, converted, expected, leaves, run
+from decoder_cases import GATES, WAYS, Call, call, converted, expected, outcome, run
 from torch import Tensor
 
 from seq2seq_ext.cuda_graphs import capture
@@ -38,19 +38,6 @@ def moved(arguments: Call, device: str, but: Sequence[str] = ()) -> Call:
         return value.to(device) if isinstance(value, Tensor) else value
 
     return {name: value if name in but else move(value) for name, value in arguments.items()}
-
-
-def outcome(function: Any, arguments: Call) -> dict[str, Tensor]:
-    """Results and gradients by name, from cotangents that are the same for every dtype."""
-    leaf = leaves(arguments)
-    for tensor in leaf.values():
-        tensor.requires_grad_()
-    results = [t for t in function(arguments) if t is not None]
-    generator = torch.Generator().manual_seed(1)
-    cotangents = [torch.randn(t.shape, generator=generator).half().to(t) for t in results]
-    gradients = torch.autograd.grad(results, list(leaf.values()), cotangents)
-    named = {f"result {i}": t.detach() for i, t in enumerate(results)}
-    return named | {f"d_{name}": d for name, d in zip(leaf, gradients, strict=True)}
 
 
 def check(arguments: Call, device: str) -> None:
@@ -94,15 +81,6 @@ def test_nothing_is_kept_where_no_gradient_is_wanted(way: str, device: str) -> N
     with torch.no_grad():
         results = [t for t in run(arguments) if t is not None]
     assert all(torch.equal(t, kept[f"result {i}"]) for i, t in enumerate(results))
-
-
-@pytest.mark.parametrize("sizes", [{"B": 0}, {"S": 0}, {"T": 1, "B": 1, "S": 1}])
-@pytest.mark.parametrize("way", WAYS)
-def test_smallest_sizes(way: str, sizes: dict[str, int], device: str) -> None:
-    arguments = call("lstm", way, layers=2, ragged=False, **sizes)
-    for name, tensor in outcome(run, moved(arguments, device)).items():
-        want = outcome(expected, arguments)[name]
-        torch.testing.assert_close(tensor.cpu(), want, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.cuda

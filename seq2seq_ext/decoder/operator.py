@@ -388,7 +388,7 @@ def _gradients(
         result["keys"] = _over_steps(d_energy, query.view(T, B, query.size(1)))
     if want.w_query and options.query_first:
         first = None if tensors.h_0 is None else tensors.h_0[-1]
-        result["w_query"] = by_before(d_query.view(T, B, -1), first, z)
+        result["w_query"] = by_before(d_query.view(T, B, d_query.size(1)), first, z)
     elif want.w_query:
         result["w_query"] = d_query.t() @ z.flatten(0, 1)
     if want.v:
