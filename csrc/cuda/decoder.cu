@@ -1,6 +1,6 @@
 // A decoder that attends (csrc/decoder.h): what a step does beside its matrix products, which are a
-// library's. One block for each sequence; a feature of a row is the same thread's in all kernels'
-// loops of one kernel, so that only attention needs barriers.
+// library's. One block for each sequence; within a kernel a feature of a row is always the same
+// thread's, so that only attention needs barriers.
 #include "decoder.cuh"
 
 #include <algorithm>
