@@ -26,6 +26,7 @@ from seq2seq_ext import (
     cpu_isa,
     prepack,
     set_cpu_isa,
+    set_plan,
     unpack,
 )
 from seq2seq_ext.generation import GenerationOptions
@@ -141,6 +142,32 @@ def test_any_instruction_set_and_team(isa, threads):
     finally:
         set_cpu_isa(before)
         torch.set_num_threads(before_threads)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "dot"])  # of any size
+def test_threads_that_share_every_product_change_no_bit(kind, dtype):
+    sizes = {"decoder_hidden_size": 70, "target_vocab_size": 150}
+    model = changed_scale(small_model(**(MODELS[kind] | sizes))).float()
+    prepack(model, dtype)
+    searches = [{"num_beams": 1}, {"num_beams": 3}, {"num_beams": 2, "repetition_penalty": 1.2}]
+    before = torch.get_num_threads()
+
+    def found(threads, split):
+        torch.set_num_threads(threads)
+        set_plan(threads=threads, split=split)
+        options = {"max_new_tokens": 9, "output_scores": True, "return_dict_in_generate": True}
+        return [model.generate(*sources(), **options, **search) for search in searches]
+
+    try:
+        expected = found(1, "rows")
+        for threads in (2, 3):
+            for one, other in zip(found(threads, "units"), expected, strict=True):
+                assert torch.equal(one.sequences, other.sequences)
+                assert torch.equal(one.sequences_scores, other.sequences_scores)
+    finally:
+        set_plan()
+        torch.set_num_threads(before)
 
 
 @given(

@@ -102,10 +102,14 @@ class DecoderSteps {
 
   // c (rows of the step, ldc) = a times a matrix, or c plus that.
   void multiply(const PackedMatrix<T>& by, const T* a, int64_t lda, T* c, int64_t ldc) const {
-    by.multiply(count_, few_, a, lda, c, ldc, scratch_, turned_);
+    form({&by, count_, few_, a, lda, c, ldc, turned_, nullptr, 0}, scratch_);
   }
   void accumulate(const PackedMatrix<T>& by, const T* a, int64_t lda, T* c, int64_t ldc) const {
-    by.accumulate(count_, few_, a, lda, c, ldc, scratch_, turned_);
+    form({&by, count_, few_, a, lda, c, ldc, turned_, c, ldc}, scratch_);
+  }
+  void form(const SharedProduct<T>& product, T* scratch) const {
+    if (helpers_ != nullptr) return helpers_->form(product, scratch);
+    product.form({0, product.by->panels()}, scratch);
   }
 
   template <typename N = T>
@@ -159,6 +163,7 @@ class DecoderSteps {
   Recurrence<T> cells_{};
   std::vector<DecoderLayer<T>> layers_;
   T* scratch_;
+  const Helpers<T>* helpers_ = nullptr;
   RunningRow* rows_ = nullptr;
   int64_t count_ = 0;  // of the step
   bool turned_ = false;

@@ -206,6 +206,10 @@ class DecodingSteps : protected DecodingRows<cell, T>, protected DecoderForwardS
   }
 
   size_t workspace() const { return rows_used_ + Steps::workspace(); }
+  // Of whoever forms a product of its rows, in elements.
+  int64_t product_scratch() const {
+    return std::max(packed.matrices.scratch_size(R), packed.scratch_size(R));
+  }
 
   // Of the first `count` rows, which are fed the tokens.
   void decode(const int32_t* tokens, int64_t count) {
@@ -294,8 +298,7 @@ class DecodingSteps : protected DecodingRows<cell, T>, protected DecoderForwardS
   // c = a times a matrix, plus `add` as in PackedMatrix.
   void product(const PackedMatrix<T>& by, const T* a, int64_t lda, T* c, int64_t ldc,
                const T* add = nullptr, int64_t ldadd = 0) const {
-    by.multiply(count_, this->few_, a, lda, c, ldc, this->scratch, {0, by.panels()}, this->turned_,
-                add, ldadd);
+    this->form({&by, count_, this->few_, a, lda, c, ldc, this->turned_, add, ldadd}, this->scratch);
   }
 
   const size_t rows_used_;
@@ -315,9 +318,10 @@ class StepDecoder : DecodingSteps<cell, T> {
       : Base(s, packed, panels_of(s.N, threads), workspace), s_(s) {
     tokens_ = arena_.template take<int32_t>(R);
   }
-  using Base::workspace;
+  using Base::product_scratch, Base::workspace;
 
-  void run(Member::Range rows) {
+  void run(Member::Range rows, const Helpers<T>* helpers = nullptr) {
+    this->helpers_ = helpers;
     const int64_t count = rows.end - rows.begin, H = w.H;
     for (int64_t j = 0; j < count; ++j) {
       const int64_t n = rows.begin + j;
@@ -355,6 +359,13 @@ static size_t decode_step(const PlannedDecoding<DecodingStep<T>>& f, const Membe
   Arena block(const_cast<void*>(f.packed.memory));
   const PackedDecoder<cell, T> packed(f.w, f.packed.type, block);
   const int64_t threads = f.plan.threads;
+  if (f.plan.split == Split::kUnits && threads > 1) {
+    const StepDecoder<cell, T> size(f, packed, 1, nullptr);
+    return with_helpers<T>(member, threads, size.product_scratch(), size.workspace(), workspace,
+                           [&](const Helpers<T>& helpers, char* memory) {
+                             StepDecoder<cell, T>(f, packed, 1, memory).run({0, f.N}, &helpers);
+                           });
+  }
   const size_t each = StepDecoder<cell, T>(f, packed, threads, nullptr).workspace();
   if (member != nullptr)
     StepDecoder<cell, T>(f, packed, threads, workspace + member->rank * each)

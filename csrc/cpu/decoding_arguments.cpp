@@ -94,22 +94,28 @@ View DecodingArguments::take(const char* name, const Handle& given, const Shape&
 
 Plan DecodingArguments::plan(int64_t steps, int64_t rows, int64_t shares) const {
   const DecoderTensors& w = weights;
-  const Problem problem{w.cell,
-                        false,
-                        packed.type,
-                        steps,
-                        rows,
-                        steps * rows,
-                        std::max<int64_t>(w.F, 1),
-                        w.H,
-                        w.H,
-                        w.L,
-                        1,
-                        static_cast<size_t>(element_size(w.dtype)),
-                        active_kernels().vector_bytes,
-                        true};
-  const int64_t threads = torch::stable::get_num_threads();
-  return make_plan(problem, static_cast<int>(std::min(threads, shares)));
+  const int64_t width = num_gates(w.cell) * w.H, features = w.O > 0 ? w.O : w.U > 0 ? w.U : w.H;
+  DecodingProblem problem{
+      {w.cell, false, packed.type, steps, rows, steps * rows, std::max<int64_t>(w.F, 1), w.H, w.H,
+       w.L, 1, static_cast<size_t>(element_size(w.dtype)), active_kernels().vector_bytes, true},
+      shares,
+      0,
+      0};
+  const auto count = [&](bool there, int64_t rows, int64_t columns) {
+    problem.weights += there ? double(rows) * double(columns) : 0;
+    problem.products += there ? 1 : 0;
+  };
+  for (int64_t l = 0; l < w.L; ++l) {
+    count(l > 0 || w.F > 0, width, l > 0 ? w.H : w.F);
+    count(true, width, w.H);
+  }
+  count(w.has(DecoderRole::kQuery), w.A, w.H);
+  count(w.O > 0, w.O, w.C + w.H);
+  count(w.U > 0, 2 * w.U, w.H);
+  count(w.has(DecoderRole::kContext), 2 * w.U, w.C);
+  count(w.R > 0, w.R, features);
+  count(true, w.V, w.R > 0 ? w.R : features);
+  return make_plan(problem, static_cast<int>(torch::stable::get_num_threads()));
 }
 
 }  // namespace seq2seq_ext

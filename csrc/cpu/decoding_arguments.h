@@ -54,7 +54,8 @@ struct DecodingArguments {
     call.source = static_cast<const int64_t*>(source_.data());
   }
 
-  // How the rows are laid on at most as many threads as there are `shares` of them.
+  // How the rows, of which there are so many shares, are laid on threads: with owners of shares, or
+  // with one owner of all, whom the others help (Split::kUnits).
   Plan plan(int64_t steps, int64_t rows, int64_t shares) const;
 
  private:

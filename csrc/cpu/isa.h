@@ -23,6 +23,8 @@ namespace ISA {
 // need operand.h
 #include "packed_matrix.h"
 #include "panels.h"
+// needs packed_matrix.h
+#include "shared_product.h"
 // need all of the above
 #include "backward.h"
 #include "forward.h"

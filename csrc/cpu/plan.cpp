@@ -45,6 +45,11 @@ int64_t second_level_cache() {
   return int64_t{1} << 20;
 }
 
+int64_t second_level() {
+  static const int64_t size = second_level_cache();
+  return size;
+}
+
 double ceil_div(double a, double b) { return std::ceil(a / b); }
 
 // What weights are stored as decides how fast they are multiplied, and how many bytes are brought.
@@ -104,7 +109,8 @@ class CostModel {
     const double rows = split == Split::kRows ? ceil_div(mean_rows_, group) : mean_rows_;
     const double product = rows * recurrent * width / madds_per_ns_;
     const double bytes = recurrent * width * weight_size_;
-    const double level = bytes < 0.75 * double(cache()) ? kSecondLevelBytes : kThirdLevelBytes;
+    const double level =
+        bytes < 0.75 * double(second_level()) ? kSecondLevelBytes : kThirdLevelBytes;
     const double brought = bytes / (level * kCyclesPerNs);
     // A panel once brought serves all rows; with many, bringing the next hides behind them.
     const double step = std::max(product, brought) + 0.15 * std::min(product, brought) +
@@ -124,11 +130,6 @@ class CostModel {
   double meetings_per_step() const {
     const double phases = (p_.cell == Cell::kGruResetBefore ? 2 : 1) + (p_.P != p_.H ? 1 : 0);
     return p_.backward ? phases + 1 : phases;
-  }
-
-  static int64_t cache() {
-    static const int64_t size = second_level_cache();
-    return size;
   }
 
   const Problem& p_;
@@ -251,6 +252,41 @@ Plan make_plan(const Problem& problem, int max_threads) {
     if (best) break;
   }
   return *best;
+}
+
+// Owners of shares bring all weights every step, each from the cache that holds them; helpers bring
+// theirs alone, whole panels of each matrix, but all meet twice for a product.
+Plan make_plan(const DecodingProblem& p, int max_threads) {
+  const Problem& rows = p.rows;
+  const Plan apart = make_plan(rows, static_cast<int>(std::min<int64_t>(max_threads, p.shares)));
+  const Forced force = forced();
+  if (force.threads > 0) max_threads = std::min(max_threads, force.threads);
+  if (max_threads < 2 || force.split.value_or(Split::kUnits) != Split::kUnits) return apart;
+  const Storage storage(rows.packed, rows.element_size, rows.vector_bytes);
+  const double lanes = storage.lanes, H = double(rows.H);
+  const double panels = ceil_div(double(num_gates(rows.cell)) * H, 4 * lanes);
+  const double gates = double(rows.L) * ceil_div(H, lanes) * kGateCycles / kCyclesPerNs;
+  const auto step_ns = [&](double owners, double team) {
+    const double own = ceil_div(double(rows.B), owners);
+    const double weights = p.weights * ceil_div(panels, team) / panels;
+    const double bytes = weights * storage.weight_size;
+    const double level =
+        bytes < 0.75 * double(second_level()) ? kSecondLevelBytes : kThirdLevelBytes;
+    return std::max(own * weights / storage.madds_per_ns, bytes / (level * kCyclesPerNs)) +
+           own * gates + 2 * kBarrierNs * std::log2(team) * p.products;
+  };
+  const auto call_ns = [&](double step, int threads) {
+    return double(rows.T) * step + (threads > 1 ? kTeamNs : 0);
+  };
+  const double alone = call_ns(step_ns(apart.threads, 1), apart.threads);
+  Plan best{0, Split::kUnits, 0};
+  for (int threads = 2; threads <= max_threads; threads = std::min(2 * threads, max_threads)) {
+    const double ns = call_ns(step_ns(1, threads), threads);
+    if (best.threads == 0 || 1e-9 * ns < best.seconds || threads == force.threads)
+      best = {threads, Split::kUnits, 1e-9 * ns};
+    if (threads == max_threads) break;
+  }
+  return force.split || best.seconds < 0.8e-9 * alone ? best : apart;
 }
 
 Plan make_plan(const LinearProblem& p, int max_threads) {

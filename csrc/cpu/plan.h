@@ -42,6 +42,16 @@ struct LinearProblem {
 };
 Plan make_plan(const LinearProblem& problem, int max_threads);
 
+// Steps of a decoder: `rows` are all of them, in so many shares that may have an owner each. What
+// a row's step multiplies by are so many weights, in so many products.
+struct DecodingProblem {
+  Problem rows;
+  int64_t shares;
+  double weights;
+  int products;
+};
+Plan make_plan(const DecodingProblem& problem, int max_threads);
+
 const char* split_name(Split split);
 
 }  // namespace seq2seq_ext

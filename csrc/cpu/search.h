@@ -1,5 +1,6 @@
 // Greedy and beam search (csrc/search.h). A member of the team carries sources of its own from the
-// first token to the last and waits for nobody. All their beams that still run are the rows of a
+// first token to the last and waits for nobody; or the first carries all of them, and the others
+// help with its products (shared_product.h). All their beams that still run are the rows of a
 // step; those of a source lie side by side, best first. Which hypotheses go on, finish and are
 // returned is what seq2seq_ext/generation/ tells.
 
@@ -127,9 +128,10 @@ class Searcher : DecodingSteps<cell, T> {
     if (w.F > 0) carry(this->feed_, w.F);
     if (w.w_coverage != nullptr) carry(this->coverage_, s.S);
   }
-  using Base::workspace;
+  using Base::product_scratch, Base::workspace;
 
-  void run() {
+  void run(const Helpers<T>* helpers = nullptr) {
+    this->helpers_ = helpers;
     start();
     for (int64_t t = 0; count_ > 0; ++t) {
       this->decode(token_ + t * R, count_);
@@ -332,6 +334,14 @@ static size_t search(const PlannedDecoding<Search<T>>& f, const Member* member, 
   Arena block(const_cast<void*>(f.packed.memory));
   const PackedDecoder<cell, T> packed(f.w, f.packed.type, block);
   const int64_t threads = f.plan.threads;
+  if (f.plan.split == Split::kUnits && threads > 1) {
+    const Searcher<cell, T> size(f, packed, nullptr, 1, nullptr);
+    return with_helpers<T>(member, threads, size.product_scratch(), size.workspace(), workspace,
+                           [&](const Helpers<T>& helpers, char* memory) {
+                             const Member alone;
+                             Searcher<cell, T>(f, packed, &alone, 1, memory).run(&helpers);
+                           });
+  }
   const size_t each = Searcher<cell, T>(f, packed, nullptr, threads, nullptr).workspace();
   if (member != nullptr)
     Searcher<cell, T>(f, packed, member, threads, workspace + member->rank * each).run();

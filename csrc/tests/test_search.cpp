@@ -134,10 +134,10 @@ class Arrays {
 };
 
 template <typename T>
-Found run(const Case& c, uint64_t seed, const Kernels& k, int threads, WeightType type) {
+Found run(const Case& c, uint64_t seed, const Kernels& k, Plan plan, WeightType type) {
   Arrays<T> arrays(c, seed);
   PlannedDecoding<Search<T>>& call = arrays.call;
-  call.plan.threads = threads;
+  call.plan = plan;
   const auto of_type = [](auto f32, auto f64) {
     if constexpr (std::is_same_v<T, float>)
       return f32;
@@ -194,19 +194,19 @@ int main() {
                        n % 3 == 0 ? 70 : 9,
                        k,
                        n % 4 == 1 ? 3 : 0};
-          const Found want = run<double>(c, number, *tables.front(), 1, WeightType::kFull);
+          const Found want = run<double>(c, number, *tables.front(), {}, WeightType::kFull);
           for (const Kernels* kernels : tables) {
-            for (const int threads : {1, 3}) {
-              const std::string what = std::string(kernels->name) + ", case " +
-                                       std::to_string(number) + ", threads " +
-                                       std::to_string(threads);
-              const Found got = run<double>(c, number, *kernels, threads, WeightType::kFull);
+            for (const Plan plan : {Plan{}, Plan{3, Split::kRows}, Plan{3, Split::kUnits}}) {
+              const std::string what =
+                  std::string(kernels->name) + ", case " + std::to_string(number) + ", threads " +
+                  std::to_string(plan.threads) + (plan.split == Split::kUnits ? ", together" : "");
+              const Found got = run<double>(c, number, *kernels, plan, WeightType::kFull);
               expect(got.lengths == want.lengths && got.tokens == want.tokens, what + ": tokens");
               expect(close(got.scores, want.scores, 1e-9), what + ": scores");
               expect(close(got.alignments, want.alignments, 1e-9), what + ": alignments");
               for (const WeightType type :
                    {WeightType::kFull, WeightType::kBf16, WeightType::kInt8})
-                expect(within(run<float>(c, number, *kernels, threads, type), c), what + ": float");
+                expect(within(run<float>(c, number, *kernels, plan, type), c), what + ": float");
             }
           }
         }
