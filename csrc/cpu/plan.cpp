@@ -266,14 +266,19 @@ Plan make_plan(const DecodingProblem& p, int max_threads) {
   const double lanes = storage.lanes, H = double(rows.H);
   const double panels = ceil_div(double(num_gates(rows.cell)) * H, 4 * lanes);
   const double gates = double(rows.L) * ceil_div(H, lanes) * kGateCycles / kCyclesPerNs;
+  const auto bring_ns = [&](double weights) {
+    const double bytes = weights * storage.weight_size;
+    const bool near = bytes < 0.75 * double(second_level());
+    return bytes / ((near ? kSecondLevelBytes : kThirdLevelBytes) * kCyclesPerNs);
+  };
+  // With more rows, what is done between the products counts too, and helpers wait for that.
+  if (!force.split && double(rows.B) * p.weights / storage.madds_per_ns > bring_ns(p.weights) / 2)
+    return apart;
   const auto step_ns = [&](double owners, double team) {
     const double own = ceil_div(double(rows.B), owners);
     const double weights = p.weights * ceil_div(panels, team) / panels;
-    const double bytes = weights * storage.weight_size;
-    const double level =
-        bytes < 0.75 * double(second_level()) ? kSecondLevelBytes : kThirdLevelBytes;
-    return std::max(own * weights / storage.madds_per_ns, bytes / (level * kCyclesPerNs)) +
-           own * gates + 2 * kBarrierNs * std::log2(team) * p.products;
+    return std::max(own * weights / storage.madds_per_ns, bring_ns(weights)) + own * gates +
+           2 * kBarrierNs * std::log2(team) * p.products;
   };
   const auto call_ns = [&](double step, int threads) {
     return double(rows.T) * step + (threads > 1 ? kTeamNs : 0);
