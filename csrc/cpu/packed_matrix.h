@@ -93,11 +93,6 @@ class PackedMatrix {
                 T* scratch = nullptr, bool turned = false) const {
     multiply(rows, few, a, lda, c, ldc, scratch, {0, panels()}, turned);
   }
-  // c += a times this.
-  void accumulate(int64_t rows, bool few, const T* a, int64_t lda, T* c, int64_t ldc,
-                  T* scratch = nullptr, bool turned = false) const {
-    multiply(rows, few, a, lda, c, ldc, scratch, {0, panels()}, turned, c, ldc);
-  }
 
  private:
   template <typename S>

@@ -12,7 +12,7 @@
 #include "cuda/decoder.cuh"
 #include "cuda/device.cuh"
 #include "cuda_cpu.h"
-#include "cuda_product.h"
+#include "cuda_steps.h"
 #include "decoder_case.h"
 #include "mutants.h"
 #include "run_kernel.h"
@@ -21,16 +21,6 @@ using namespace seq2seq_ext;
 using namespace seq2seq_ext::cuda;
 
 namespace {
-
-constexpr const char* kSchedules[] = {"forward", "reverse", "random:1", "random:2"};
-int checks = 0, failures = 0;
-
-void expect(cudaError_t error) {
-  if (error != cudaSuccess) {
-    std::printf("CUDA error: %s\n", cudaGetErrorString(error));
-    ++failures;
-  }
-}
 
 // What csrc/cuda/decoder.cpp does with torch's memory and products, with vectors and a loop.
 template <typename T>

@@ -11,7 +11,7 @@
 #include "cuda/device.cuh"
 #include "cuda/recurrence.cuh"
 #include "cuda_cpu.h"
-#include "cuda_product.h"
+#include "cuda_steps.h"
 #include "mutants.h"
 #include "recurrence_case.h"
 #include "run_kernel.h"
@@ -20,16 +20,6 @@ using namespace seq2seq_ext;
 using namespace seq2seq_ext::cuda;
 
 namespace {
-
-constexpr const char* kSchedules[] = {"forward", "reverse", "random:1", "random:2"};
-int checks = 0, failures = 0;
-
-void expect(cudaError_t error) {
-  if (error != cudaSuccess) {
-    std::printf("CUDA error: %s\n", cudaGetErrorString(error));
-    ++failures;
-  }
-}
 
 // What csrc/cuda/recurrence.cpp does with torch's products, with the ones above.
 template <typename T>

@@ -1,11 +1,23 @@
-// What stands in tests of CUDA kernels where the glue has a library's product.
+// What tests of kernels of single steps share: schedules of the threads, a count of what went
+// wrong, and what stands where the glue has a library's product.
 #pragma once
 
 #include <cstdint>
+#include <cstdio>
 
 #include "cuda/device.cuh"
 
 namespace seq2seq_ext::cuda {
+
+inline constexpr const char* kSchedules[] = {"forward", "reverse", "random:1", "random:2"};
+inline int checks = 0, failures = 0;
+
+inline void expect(cudaError_t error) {
+  if (error != cudaSuccess) {
+    std::printf("CUDA error: %s\n", cudaGetErrorString(error));
+    ++failures;
+  }
+}
 
 // c (rows, n) = a (rows, k; lda) times w (k, n; ldw) or, if turned, its transpose's (n, k; ldw).
 template <typename T>
